@@ -1,0 +1,6 @@
+"""`python -m seerctl`."""
+
+from seerctl.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Counts, intervals, policies and verdicts by group."""

@@ -1,0 +1,1 @@
+"""From stored bytes to training views: decoding to RGB and multi-crop."""

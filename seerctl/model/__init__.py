@@ -1,0 +1,1 @@
+"""RegNetY trunks, heads, and their weights in and out."""

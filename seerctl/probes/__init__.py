@@ -1,0 +1,1 @@
+"""One file per evaluation protocol, from feature files to a report."""

@@ -1,0 +1,1 @@
+"""Shard sets: writer, index, verification, the reading plan and its pipeline."""

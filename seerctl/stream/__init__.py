@@ -1,0 +1,1 @@
+"""The tar record stream on a pipe: reader, writer, end marker."""

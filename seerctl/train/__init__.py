@@ -1,0 +1,1 @@
+"""Objectives, optimiser, parallel plan, checkpoints and the training loop."""
