@@ -1,0 +1,64 @@
+"""The SwAV head: projection, L2 normalisation, prototypes (Caron et al. 2020, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seerctl.model.regnet import Trunk
+
+
+class Prediction(NamedTuple):
+    """What the model says of a batch of crops: unit projections (N, D) and scores (N, K), both float32."""
+
+    projections: Tensor
+    scores: Tensor
+
+
+class SwAVHead(nn.Module):
+    """Linear, [BatchNorm], ReLU, ..., Linear; then unit length; then cosine with K prototypes.
+
+    `dims` are the widths of the linear layers after the trunk (10B: 8192, 8192, 256); the last one has neither
+    BatchNorm nor ReLU. The projections reach the prototypes in float32, whatever the trunk runs in.
+    """
+
+    def __init__(
+        self,
+        trunk_width: int,
+        dims: Sequence[int],
+        prototypes: int,
+        norm_layer: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        widths = [trunk_width, *dims]
+        for index, (before, after) in enumerate(pairwise(widths)):
+            layers.append(nn.Linear(before, after))
+            if index < len(dims) - 1:
+                layers += [norm_layer(after)] if norm_layer else []
+                layers.append(nn.ReLU(inplace=True))
+        self.projection = nn.Sequential(*layers)
+        self.prototypes = nn.Linear(dims[-1], prototypes, bias=False)
+
+    def forward(self, features: Tensor) -> Prediction:
+        """Trunk features (N, trunk_width) -> projections (N, dims[-1]) of unit length and scores (N, prototypes)."""
+        projections = F.normalize(self.projection(features).float(), dim=1)
+        return Prediction(projections, self.prototypes(projections))
+
+
+class SwAVModel(nn.Module):
+    """Trunk and head as one module, so that one root shards, saves and loads both."""
+
+    def __init__(self, trunk: Trunk, head: SwAVHead) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    def forward(self, crops: Tensor) -> Prediction:
+        """Crops (N, 3, S, S) of one size -> their `Prediction`."""
+        prediction: Prediction = self.head(self.trunk(crops))
+        return prediction

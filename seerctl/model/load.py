@@ -1,0 +1,110 @@
+"""A frozen trunk from what a user names: a run, a weights file, or a RegNetY of torchvision."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from seerctl.errors import EnvironmentFault, InputError, did_you_mean
+from seerctl.files import sha256_file
+from seerctl.model.init import init_weights
+from seerctl.model.regnet import Trunk, build_trunk
+from seerctl.model.sizes import TORCHVISION_SIZES, name_of
+from seerctl.model.weights import check_size, load_into, load_weights, size_of, state_sha256
+
+WEIGHTS_FILE = "weights.safetensors"
+TORCHVISION = "torchvision:"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A trunk in eval mode, where it came from, and the hash that features made with it carry."""
+
+    trunk: Trunk
+    name: str
+    weights_sha256: str
+    widths: tuple[int, ...]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def load_model(spec: str) -> LoadedModel:
+    """The model that `spec` names, on the CPU, in eval mode, float32, without gradients.
+
+    `RUN` (its weights.safetensors), `FILE.safetensors`, `FILE.pth` (plain tensors only), `torchvision:NAME` (a RegNetY
+    with random weights: the baseline to compare with), `torchvision:NAME@FILE` (weights from a file) or
+    `torchvision:NAME@DEFAULT` (torchvision's own weights, from its cache or the network).
+
+    Raises:
+        InputError: no such model, or weights that are damaged or of another size.
+        EnvironmentFault: torchvision's weights could not be fetched.
+    """
+    if spec.startswith(TORCHVISION):
+        name, _, weights = spec.removeprefix(TORCHVISION).partition("@")
+        return _from_torchvision(name, weights)
+    path = Path(spec)
+    if path.is_dir():
+        path = path / WEIGHTS_FILE
+        if not path.exists():
+            raise InputError(f"{spec}: holds no {WEIGHTS_FILE}", "It is written when training ends: run pretrain again")
+    return _from_file(path, name="")
+
+
+def _from_file(path: Path, name: str) -> LoadedModel:
+    weights = load_weights(path)
+    size = size_of(weights.trunk, str(path))
+    with torch.device("meta"):
+        trunk = build_trunk(size)
+    _check_fit(trunk, weights.trunk, str(path))
+    trunk.to_empty(device="cpu")
+    load_into(trunk, weights.trunk, str(path))
+    return _loaded(trunk, name or f"regnet_y_{name_of(size)}", sha256_file(path), weights.metadata)
+
+
+def _check_fit(trunk: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    # Before memory is taken: what a stranger's file claims to hold must be what the trunk needs.
+    missing = sorted(trunk.state_dict().keys() - state.keys())
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing:
+        raise InputError(f"{where}: '{missing[0]}' is missing")
+
+
+def _from_torchvision(name: str, weights: str) -> LoadedModel:
+    if name not in TORCHVISION_SIZES:
+        raise InputError(f"{TORCHVISION}{name}: not a RegNetY of torchvision", did_you_mean(name, TORCHVISION_SIZES))
+    size, full_name = TORCHVISION_SIZES[name], f"{TORCHVISION}{name}"
+    if weights and weights not in get_model_weights(name).__members__ and weights != "DEFAULT":
+        loaded = _from_file(Path(weights), full_name)
+        check_size(loaded.trunk.size, size, weights)
+        return loaded
+    trunk = build_trunk(size)
+    if weights:
+        fetched = _fetch(name, weights)
+        load_into(trunk, {key: value for key, value in fetched.items() if not key.startswith("fc.")}, full_name)
+    else:
+        logging.getLogger("seerctl").warning("%s: random weights; add @DEFAULT or @FILE for trained ones", full_name)
+        init_weights(trunk, seed=0)
+    metadata = {"size": name_of(size), "weights": weights or "random"}
+    return _loaded(trunk, full_name, state_sha256(trunk.state_dict().items()), metadata)
+
+
+def _fetch(name: str, weights: str) -> Mapping[str, Tensor]:
+    try:
+        chosen = get_model_weights(name)[weights]
+        state: Mapping[str, Tensor] = chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{TORCHVISION}{name}@{weights}: could not be fetched ({error})",
+            "Download the file, then name it after '@'",
+        ) from None
+    return state
+
+
+def _loaded(trunk: Trunk, name: str, sha256: str, metadata: Mapping[str, str]) -> LoadedModel:
+    trunk.eval().requires_grad_(False)
+    return LoadedModel(trunk, name, sha256, trunk.size.widths, dict(metadata))

@@ -1,0 +1,162 @@
+"""`weights.safetensors`: torchvision's key names under `trunk.` and `head.`, sizes read from shapes, no pickle.
+
+String metadata of the file: `size, seerctl, step, recipe` (TOML text), `index_sha256, crop_size, format`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from seerctl.errors import InputError
+from seerctl.files import atomic_write, blame
+from seerctl.model.sizes import RegNetSize, name_of
+
+FORMAT = "seerctl-weights-v1"
+_BLOCK = re.compile(r"trunk_output\.block(\d+)\.block\d+-(\d+)\.f\.(b\.0|se\.fc1)\.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Tensors of a file by part, and its metadata."""
+
+    trunk: dict[str, Tensor]
+    head: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write `state` (keys `trunk.*` and `head.*`) to a safetensors file, atomically."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    with atomic_write(path) as file:
+        file.write(to_bytes(tensors, metadata={**metadata, "format": FORMAT}))
+
+
+def load_weights(path: Path) -> Weights:
+    """The tensors in `path`: safetensors, or a torch `.pth` that holds tensors alone (`weights_only=True`).
+
+    Keys may carry `trunk.`/`head.` prefixes, or none (a torchvision RegNet, whose classifier `fc` is left out).
+
+    Raises:
+        InputError: no such file, damaged, holds pickled code, or no RegNet is in it.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file", "Name a run directory or a weights.safetensors")
+    state, metadata = _read_pth(path) if path.suffix in (".pth", ".pt", ".torch") else _read_safetensors(path)
+    trunk = {key.removeprefix("trunk."): value for key, value in state.items() if key.startswith("trunk.")}
+    head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
+    if not trunk and "stem.0.weight" in state:
+        trunk = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    if not trunk:
+        raise InputError(
+            f"{path}: holds no RegNet trunk", "Expected torchvision's key names, as in 'trunk.stem.0.weight'"
+        )
+    return Weights(trunk, head, metadata)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with blame(path):
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with blame(path):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{path}: not a file of plain tensors ({reason})", "Convert it to safetensors") from None
+    for wrapper in ("state_dict", "model"):
+        state = state.get(wrapper, state) if isinstance(state, dict) else {}
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}, {}
+
+
+def size_of(trunk: Mapping[str, Tensor], where: str) -> RegNetSize:
+    """The size of a trunk, from the shapes of its tensors: names do not count, since two models are called 256GF.
+
+    Raises:
+        InputError: the shapes are no RegNet's.
+    """
+    groups: dict[tuple[int, int], tuple[int, int]] = {}
+    squeezes: dict[tuple[int, int], int] = {}
+    for key, tensor in trunk.items():
+        if match := _BLOCK.fullmatch(key):
+            block = int(match[1]), int(match[2])
+            if match[3] == "b.0":
+                groups[block] = tensor.shape[0], tensor.shape[1]
+            else:
+                squeezes[block] = tensor.shape[0]
+    stages = sorted({stage for stage, _ in groups})
+    if "stem.0.weight" not in trunk or stages != list(range(1, len(stages) + 1)) or not stages:
+        raise InputError(f"{where}: the shapes in it are no RegNet's")
+    stem = trunk["stem.0.weight"].shape[0]
+    ratio = _se_ratio(squeezes.get((1, 0)), stem)
+    try:
+        return RegNetSize(
+            depths=tuple(sum(stage == block[0] for block in groups) for stage in stages),
+            widths=tuple(groups[stage, 0][0] for stage in stages),
+            group_widths=tuple(groups[stage, 0][1] for stage in stages),
+            se_ratio=ratio,
+            stem_width=stem,
+        )
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{where}: the shapes in it are no RegNet's ({error})") from None
+
+
+def _se_ratio(squeeze: int | None, width_in: int) -> float | None:
+    if squeeze is None:
+        return None
+    return 0.25 if squeeze == round(0.25 * width_in) else squeeze / width_in
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Copy `state` into `module`, which must fit exactly.
+
+    Raises:
+        InputError: tensors that are missing, unexpected or of another shape; the message names the first.
+    """
+    expected = module.state_dict()
+    for key in sorted(expected.keys() ^ state.keys()):
+        if not key.endswith("num_batches_tracked"):
+            raise InputError(f"{where}: '{key}' is {'missing' if key in expected else 'not part of this model'}")
+    for key, value in expected.items():
+        if key in state and state[key].shape != value.shape:
+            raise InputError(
+                f"{where}: '{key}' has shape {list(state[key].shape)}, this model's is {list(value.shape)}"
+            )
+    module.load_state_dict(dict(state), strict=False)
+
+
+def check_size(found: RegNetSize, wanted: RegNetSize, where: str) -> None:
+    """Nothing, if the two are equal.
+
+    Raises:
+        InputError: they differ; the message holds both.
+    """
+    if found != wanted:
+        raise InputError(
+            f"{where}: holds a RegNet '{name_of(found)}' ({found}), but '{name_of(wanted)}' was asked for ({wanted})",
+            "Name weights of that size",
+        )
+
+
+def state_sha256(state: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names and bytes of tensors in order of name: the identity of weights that stand in no file."""
+    digest = hashlib.sha256()
+    for key, value in sorted(state):
+        digest.update(key.encode() + b"\0")
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
