@@ -1,0 +1,323 @@
+"""Training recipes: TOML that inherits (`extends`), overridden by `--set a.b=value`, into frozen dataclasses.
+
+A recipe states the global batch; how many ranks share it is the launcher's business and changes no result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from seerctl.augment.config import AugmentConfig
+from seerctl.errors import UsageError, did_you_mean
+from seerctl.model.sizes import SIZES
+from seerctl.typed import build, plain, read_toml
+
+SEARCH_VARIABLE = "SEERCTL_RECIPES"
+MAX_EXTENDS = 2
+
+
+def _require(fact: bool, message: str) -> None:
+    if not fact:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Trunk and head. `head` holds the widths of the linear layers after the trunk, `prototypes` is K."""
+
+    size: str = "nano"
+    head: tuple[int, ...] = (512, 128)
+    head_batchnorm: bool = False
+    prototypes: int = 3000
+
+    def __post_init__(self) -> None:
+        _require(self.size in SIZES, f"no size '{self.size}'. {did_you_mean(self.size, SIZES)}")
+        _require(bool(self.head) and min(self.head) > 0, "head needs at least one positive width")
+        _require(self.prototypes >= 2, "prototypes must be at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """`batch` images a step over all ranks; `workers` loader processes a rank (auto: its share of the cores)."""
+
+    batch: int = 256
+    workers: int | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.batch >= 2, "batch must be at least 2")
+        _require(self.workers == "auto" or self.workers >= 0, "workers must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """SwAV (Caron et al. 2020): codes from the first kind of crops, `iterations` of Sinkhorn at `epsilon`.
+
+    The prototypes stay frozen for the first `freeze_prototypes` steps.
+    """
+
+    objective: Literal["swav"] = "swav"
+    temperature: float = 0.1
+    epsilon: float = 0.05
+    iterations: int = 3
+    freeze_prototypes: int = 313
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0 and self.epsilon > 0, "temperature and epsilon must be positive")
+        _require(self.iterations >= 1, "iterations must be at least 1")
+        _require(self.freeze_prototypes >= 0, "freeze_prototypes must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """`lr` holds for `lr_batch` images a step and is scaled to the recipe's batch (`linear`, `sqrt`) or not (`none`).
+
+    LARC scales each tensor's gradient by `trust` * |p| / (|g| + decay |p|) (You et al. 2017); `larc_clip` caps that at
+    the learning rate. `no_decay` names what weight decay leaves out: biases, BatchNorm.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.3
+    lr_batch: int = 256
+    lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-6
+    no_decay: tuple[Literal["bias", "norm"], ...] = ()
+    larc: bool = True
+    larc_trust: float = 0.001
+    larc_eps: float = 1e-8
+    larc_clip: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0 and self.lr_batch > 0, "lr and lr_batch must be positive")
+        _require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
+        _require(all(0 <= beta < 1 for beta in self.betas), "betas must be in [0, 1)")
+        _require(self.weight_decay >= 0, "weight_decay must not be negative")
+        _require(self.larc_trust > 0 and self.larc_eps >= 0, "larc_trust must be positive, larc_eps not negative")
+        _require(not (self.larc and self.name == "adamw"), "larc goes with sgd: set larc = false for adamw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """`steps`, or `epochs` of the data where steps is 0. Learning rates are fractions of the peak.
+
+    Linear from `start` to 1 over the first `warmup` (a fraction of all steps), then cosine towards `end` or constant.
+    """
+
+    steps: int = 0
+    epochs: float = 1.0
+    shape: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.05
+    start: float = 0.016
+    end: float = 0.001
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 0, "steps must not be negative")
+        _require(self.steps > 0 or self.epochs > 0, "steps or epochs must be positive")
+        _require(0 <= self.warmup < 1, "warmup is a fraction of all steps, in [0, 1)")
+        _require(0 <= self.start <= 1 and 0 <= self.end <= 1, "start and end are fractions of the peak, in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How the ranks divide the work; none of it changes what is learnt, but for `precision` and `sync_batchnorm`.
+
+    `shard`: parameters are split over all ranks, or inside each node and repeated across nodes. `sync_batchnorm`:
+    statistics over the world, a node, groups of N ranks, or each rank alone.
+    """
+
+    shard: Literal["world", "node"] = "world"
+    precision: Literal["fp32", "bf16"] = "bf16"
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    sync_batchnorm: int | Literal["world", "node", "none"] = "world"
+    activation_checkpointing: Literal["none", "block"] = "none"
+    checkpoint_wrapper: Literal["fairscale", "torch"] = "fairscale"
+    reshard_after_forward: bool = True
+    timeout_minutes: float = 30.0
+
+    def __post_init__(self) -> None:
+        sync = self.sync_batchnorm
+        _require(isinstance(sync, str) or sync >= 2, "sync_batchnorm groups need at least 2 ranks")
+        _require(self.timeout_minutes > 0, "timeout_minutes must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """A checkpoint every `every` steps and at the end; the newest `keep` stay."""
+
+    every: int = 1000
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 1 and self.keep >= 1, "every and keep must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The seed of weights, order and views; how often metrics are written; where it runs."""
+
+    seed: int = 0
+    log_every: int = 10
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.log_every >= 1, "log_every must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what is learnt, but for the data."""
+
+    description: str = ""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.augment.crops[0].count >= 2, "augment.crops: SwAV needs at least 2 crops of the first kind")
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name or file, with `a.b=value` overrides applied in order.
+
+    Raises:
+        UsageError: no such recipe, not TOML, an unknown key (with the closest known one), or a wrong value.
+    """
+    path = find(name_or_path)
+    table = _with_parents(path, MAX_EXTENDS)
+    for override in overrides:
+        _apply(table, override)
+    return build(Recipe, table, str(path))
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file behind a recipe's name or path.
+
+    Raises:
+        UsageError: there is none; the message names those there are.
+    """
+    path, name = Path(name_or_path), str(name_or_path)
+    if path.suffix == ".toml" or os.sep in name:
+        if path.is_file():
+            return path
+        raise UsageError(f"{name}: no such recipe file", f"Recipes by name: {', '.join(recipe_names())}")
+    for folder in _folders():
+        if (folder / f"{name}.toml").is_file():
+            return folder / f"{name}.toml"
+    raise UsageError(f"no recipe '{name}'", did_you_mean(name, recipe_names()))
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that can be found, sorted."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.toml")})
+
+
+def _folders() -> list[Path]:
+    """$SEERCTL_RECIPES, then the recipes inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    own = [Path(part) for part in os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep) if part]
+    return [*own, package / "recipes", package.parent / "recipes"]
+
+
+def _with_parents(path: Path, levels: int) -> dict[str, Any]:
+    table = read_toml(path)
+    parent = table.pop("extends", None)
+    if parent is None:
+        return table
+    if not isinstance(parent, str):
+        raise UsageError(f"{path}: 'extends' is {parent!r}", "It must be the name or path of a recipe")
+    if levels == 0:
+        raise UsageError(f"{path}: more than {MAX_EXTENDS} levels of 'extends'")
+    beside = path.parent / (parent if parent.endswith(".toml") else f"{parent}.toml")
+    base = _with_parents(beside if beside.is_file() else find(parent), levels - 1)
+    base.pop("description", None)
+    for key, value in table.items():
+        both_tables = isinstance(value, dict) and isinstance(base.get(key), dict)
+        base[key] = {**base[key], **value} if both_tables else value
+    return base
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UsageError(f"--set {override}: not of the form section.key=value")
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {override}: '{part}' is not a section")
+    table[parts[-1]] = _literal(text.strip(), parts)
+
+
+def _literal(text: str, parts: Sequence[str]) -> Any:
+    """A TOML value; bare text where the field holds a string, or where it is no TOML at all."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return text if _hint(parts) is str and not isinstance(value, str) else value
+
+
+def _hint(parts: Sequence[str]) -> Any:
+    hint: Any = Recipe
+    for part in parts:
+        hint = typing.get_type_hints(hint).get(part) if dataclasses.is_dataclass(hint) else None
+    return hint
+
+
+def dump(recipe: Recipe) -> str:
+    """`recipe` as TOML, every key written out; `load_recipe` of it gives an equal recipe."""
+    table = plain(recipe)
+    lines = [f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    for section, values in table.items():
+        if isinstance(values, dict):
+            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value).replace("\x7f", "\\u007f")
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    raise TypeError(f"no TOML form of {type(value).__name__}")
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """Keys whose values differ, as `section.key: old -> new`."""
+    before, after = _flat(plain(old)), _flat(plain(new))
+    return [
+        f"{key}: {_toml(before[key])} -> {_toml(after[key])}"
+        for key in before
+        if before[key] != after[key] and key != "description"
+    ]
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{name}": item for name, item in value.items()})
+        else:
+            flat[key] = value
+    return flat
