@@ -115,7 +115,7 @@ class ColumnBuilder:
             return Column(numbers.astype(np.int64) if whole else numbers)
         for row in np.flatnonzero(codes == -2):  # a column of names and numbers: all of it is names
             codes[row] = self.coder[number_text(float(numbers[row]))]
-        return relabel(codes, list(self.coder))
+        return relabel(codes, [_storable(name) for name in self.coder])
 
 
 def columns_from_rows(rows: Iterable[dict[str, Any]], names: Iterable[str] = ()) -> dict[str, Column]:
@@ -147,6 +147,11 @@ def sort_names(names: Iterable[str]) -> list[str]:
     if unique and all(_whole(name) for name in unique):
         return sorted(unique, key=lambda name: (int(name), name))
     return sorted(unique)
+
+
+def _storable(name: str) -> str:
+    """A name that HDF5 and UTF-8 can hold: NUL and lone surrogates become the replacement character."""
+    return name.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _whole(name: str) -> bool:

@@ -1,0 +1,189 @@
+"""Writing feature files so that a kill at any moment loses one batch at most.
+
+While a file is being made it is called `<name>.part`, or `<name>.r00003-of-00008.part` for one of several ranks; its
+metadata lie beside it in `<part>.jsonl`, one line a row, because the types of the columns are known only at the end.
+The attribute `rows_done` counts the rows that are safe in both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from seerctl.columns import columns_from_rows
+from seerctl.errors import EnvironmentFault, InputError, UsageError
+from seerctl.features.layout import KEY_DTYPE, READ_ROWS, Header, create_datasets, text_attribute, write_column
+from seerctl.files import blame, commit, environment_fault
+
+CHUNK_CACHE = 64 << 20  # bytes
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what HDF5 says about a full disk and the like into one line (it hides the errno in its text)."""
+    try:
+        with blame(path):
+            yield
+    except OSError as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        named = OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path))
+        raise environment_fault(named) or EnvironmentFault(f"{path}: {named.strerror}") from error
+
+
+def unfinished_rows(part: Path, header: Header, rows: int, dtype: str) -> int:
+    """The rows of `part` that an earlier run of the same extraction made safe; 0 when there is nothing of use.
+
+    Raises:
+        UsageError: the part belongs to another extraction.
+    """
+    if not part.exists():
+        return 0
+    try:
+        with h5py.File(part, "r") as file:
+            found = {name: text_attribute(file, name) for name in header.attributes()}
+            done = int(file.attrs["rows_done"])
+            shape, kind = file["features"].shape, file["features"].dtype.name
+    except BlockingIOError:
+        raise UsageError(f"{part}: another process is writing it", "Wait for it, or choose another output") from None
+    except (OSError, KeyError, ValueError, TypeError):
+        return 0  # killed before its first batch was safe
+    wanted = {**header.attributes(), "dtype": dtype, "rows": rows}
+    for name, value in {**found, "dtype": kind, "rows": shape[0]}.items():
+        if value != wanted[name]:
+            raise UsageError(
+                f"{part}: the unfinished file of another extraction (its {name} is {_short(value)}, "
+                f"this one's {_short(wanted[name])})",
+                "Repeat that command to go on with it, or pass --overwrite to drop it",
+            )
+    return done if _count_lines(sidecar(part)) >= done else 0
+
+
+class FeatureWriter:
+    """Appends batches to `part` and its sidecar, each safe from a kill once `append` returns.
+
+    `start` rows are kept from an earlier run, what lies behind them is written anew.
+    """
+
+    def __init__(
+        self, part: Path, header: Header, *, rows: int, dim: int, dtype: str = "float32", start: int = 0
+    ) -> None:
+        self.part, self.rows, self.rows_done = part, rows, start
+        with writing(part):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            if start:
+                _keep_lines(sidecar(part), start)
+            self._lines = sidecar(part).open("a" if start else "w", encoding="utf-8")
+            # The default format, not libver "latest": after a SIGKILL only the default opens without repair tools.
+            self._file = h5py.File(part, "r+" if start else "w", rdcc_nbytes=CHUNK_CACHE)
+            if not start:
+                self._file.attrs.update({**header.attributes(), "rows_done": 0})
+                create_datasets(self._file, rows, dim, dtype)
+
+    def append(self, features: NDArray[Any], keys: Sequence[str], columns: Sequence[Mapping[str, Any]]) -> None:
+        """Write one batch: (B, D) features, their B keys and metadata."""
+        end = self.rows_done + len(features)
+        with writing(self.part):
+            self._file["features"][self.rows_done : end] = features
+            self._file["keys"][self.rows_done : end] = np.array([key.encode() for key in keys], dtype=KEY_DTYPE)
+            for row in columns:
+                self._lines.write(json.dumps(dict(row), ensure_ascii=False, separators=(",", ":")) + "\n")
+            self._lines.flush()
+            self._file.attrs["rows_done"] = self.rows_done = end
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close both files; what was appended stays for the next run."""
+        self._lines.close()
+        with writing(self.part):
+            self._file.close()
+
+
+def finish(path: Path, parts: Sequence[Path], header: Header, rows: int, columns: Sequence[str] = ()) -> None:
+    """Make the final file of complete parts, in order: one part is renamed, several are copied into one file.
+
+    `columns` are names that exist even when no row has them.
+
+    Raises:
+        InputError: a part is missing, is of another extraction, or the parts do not add up to `rows`.
+    """
+    whole = parts[0] if len(parts) == 1 else path.with_name(path.name + ".tmp")
+    if len(parts) > 1:
+        with writing(whole):
+            _merge(whole, parts, header, rows)
+    with writing(whole), h5py.File(whole, "r+") as file:
+        if int(file.attrs["rows_done"]) != rows:
+            raise InputError(f"{whole}: holds {file.attrs['rows_done']} of {rows} rows", "Run the same command again")
+        file.pop("columns", None)  # left by a run that was killed right here
+        lines = itertools.chain.from_iterable(_sidecar_rows(part) for part in parts)
+        file.pop("categories", None)
+        file.create_group("columns")
+        for name, column in columns_from_rows(lines, columns).items():
+            write_column(file, name, column)
+    commit(whole, path)
+    for part in parts:
+        part.unlink(missing_ok=True)
+        sidecar(part).unlink(missing_ok=True)
+
+
+def _merge(whole: Path, parts: Sequence[Path], header: Header, rows: int) -> None:
+    with h5py.File(whole, "w", rdcc_nbytes=CHUNK_CACHE) as target:
+        target.attrs.update({**header.attributes(), "rows_done": 0})
+        done = 0
+        for part in parts:
+            if not part.is_file():
+                raise InputError(f"{part}: no such file", "Every rank has to finish, on a file system that all share")
+            with h5py.File(part, "r") as file:
+                features, keys = file["features"], file["keys"]
+                if int(file.attrs["rows_done"]) != len(features):
+                    raise InputError(f"{part}: holds {file.attrs['rows_done']} of {len(features)} rows")
+                if "features" not in target:
+                    create_datasets(target, rows, features.shape[1], features.dtype.name)
+                for first in range(0, len(features), READ_ROWS):
+                    last = min(first + READ_ROWS, len(features))
+                    target["features"][done + first : done + last] = features[first:last]
+                target["keys"][done : done + len(keys)] = keys[:]
+                done += len(features)
+        target.attrs["rows_done"] = done
+
+
+def sidecar(part: Path) -> Path:
+    """The file beside `part` that holds its metadata, one JSON object a row."""
+    return part.with_name(part.name + ".jsonl")
+
+
+def _count_lines(path: Path) -> int:
+    """Whole lines in `path`, 0 when it is missing."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(line.endswith(b"\n") for line in file)
+
+
+def _keep_lines(path: Path, count: int) -> None:
+    with path.open("rb+") as file:
+        for _ in range(count):
+            file.readline()
+        file.truncate(file.tell())
+
+
+def _sidecar_rows(part: Path) -> Iterator[dict[str, Any]]:
+    with sidecar(part).open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
