@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import logging
-import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
@@ -16,10 +14,10 @@ from typing import Any, NoReturn, cast
 import click
 
 from seerctl import __version__
-from seerctl.console import set_verbosity, silence_stdout
-from seerctl.errors import ExitCode, PipeClosed, SeerctlError, Terminated, UsageError, did_you_mean
+from seerctl.console import debugging, error, set_verbosity, silence_stdout
+from seerctl.errors import ExitCode, SeerctlError, Terminated, UsageError, did_you_mean
 from seerctl.files import environment_fault
-from seerctl.options import FLAG_ONLY, VERBOSITY, verbosity_options
+from seerctl.options import FLAG_ONLY, verbosity_options
 from seerctl.typed import read_toml
 
 PROJECT_FILE = "seerctl.toml"
@@ -58,7 +56,12 @@ class LazyGroup(click.Group):
         if cmd_name not in self.table:
             return None
         module, attribute = self.table[cmd_name][0].split(":")
-        return cast(click.Command, getattr(importlib.import_module(module), attribute))
+        command = cast(click.Command, getattr(importlib.import_module(module), attribute))
+        for parameter in command.params:
+            # click derives variables for options only; arguments get theirs here: SEERCTL_INGEST_SOURCES.
+            if isinstance(parameter, click.Argument) and parameter.envvar is None and ctx.auto_envvar_prefix:
+                parameter.envvar = f"{ctx.auto_envvar_prefix}_{cmd_name}_{parameter.name}".upper().replace("-", "_")
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -79,16 +82,19 @@ class LazyGroup(click.Group):
         ]
         return items + click.Command.shell_complete(self, ctx, incomplete)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        # click turns EPIPE into exit 1, also with standalone_mode=False: catch it before click does.
-        # https://github.com/pallets/click/issues/712
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise PipeClosed("the reader of standard output went away") from None
+
+class RootGroup(LazyGroup):
+    """The top group: runs a command line by `run`, since click itself turns a closed pipe into exit 1.
+
+    https://github.com/pallets/click/issues/712
+    """
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        self._main_shell_completion(extra, prog_name or "seerctl", "_SEERCTL_COMPLETE")
+        sys.exit(run(sys.argv[1:] if args is None else args))
 
 
-@click.group(cls=LazyGroup, table=COMMANDS, context_settings=CONTEXT)
+@click.group(cls=RootGroup, table=COMMANDS, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="seerctl")
 def cli() -> None:
     """From raw pictures to a self-supervised vision model whose quality and fairness are measured.
@@ -147,62 +153,45 @@ def _section(group: click.Group, name: str, section: Any, path: Path) -> dict[st
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; never raises but for what is a bug of ours."""
+    """Run one command line and return its exit code; only our own bugs come out as exceptions."""
     set_verbosity(0)
-    context: click.Context | None = None
     try:
-        defaults = load_project(cli, arguments)
-        with cli.make_context("seerctl", list(arguments), default_map=defaults) as context:
+        with cli.make_context("seerctl", list(arguments), default_map=load_project(cli, arguments)) as context:
             result = cli.invoke(context)
         sys.stdout.flush()
-        return int(result) if isinstance(result, int) else ExitCode.DONE
+        return result if isinstance(result, int) else ExitCode.DONE
     except BrokenPipeError:
         silence_stdout()
         return ExitCode.PIPE
     except click.exceptions.Exit as finished:
-        return _flush(finished.exit_code)
+        return finished.exit_code
     except (KeyboardInterrupt, click.Abort):
         return _report("interrupted", ExitCode.INTERRUPTED)
-    except click.ClickException as error:
-        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "seerctl"
-        hint = f" Try '{where} --help'." if isinstance(error, click.UsageError) else ""
-        return _report(
-            f"{where}: {error.format_message().rstrip('.')}.{hint}".removeprefix("seerctl: "), ExitCode.USAGE
-        )
-    except SeerctlError as error:
-        if error.exit_code == ExitCode.PIPE:
-            silence_stdout()
-            return ExitCode.PIPE
-        return _report(str(error), error.exit_code, error)
-    except OSError as error:
-        fault = environment_fault(error)
+    except click.ClickException as problem:
+        return _report(_usage_line(problem), ExitCode.USAGE)
+    except SeerctlError as problem:
+        return _report(str(problem), problem.exit_code, problem)
+    except OSError as problem:
+        fault = environment_fault(problem)
         if fault is None:
             raise
-        return _report(str(fault), fault.exit_code, error)
+        return _report(str(fault), fault.exit_code, problem)
 
 
-def _flush(code: int) -> int:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        silence_stdout()
-        return ExitCode.PIPE
+def _usage_line(problem: click.ClickException) -> str:
+    """click's complaint on one line, with the command to ask for help; a bare group shows its help instead."""
+    if isinstance(problem, click.exceptions.NoArgsIsHelpError):
+        return f"no command given. Try 'seerctl --help'.\n\n{problem.format_message()}"
+    where = problem.ctx.command_path if isinstance(problem, click.UsageError) and problem.ctx else "seerctl"
+    message = " ".join(problem.format_message().split()).rstrip(".")
+    return f"{where.removeprefix('seerctl ')}: {message}. Try '{where} --help'"
+
+
+def _report(message: str, code: ExitCode, problem: BaseException | None = None) -> int:
+    error(message)
+    if problem is not None and debugging():
+        traceback.print_exception(problem, file=sys.stderr)
     return code
-
-
-def _report(message: str, code: ExitCode, error: BaseException | None = None) -> int:
-    logging.getLogger("seerctl").error(message)
-    verbosity = 2 if os.environ.get("SEERCTL_DEBUG", "") not in ("", "0") else _verbosity()
-    if error is not None and verbosity >= 2:
-        traceback.print_exception(error, file=sys.stderr)
-    return code
-
-
-def _verbosity() -> int:
-    context = click.get_current_context(silent=True)
-    count = context.find_root().meta.get(VERBOSITY, 0) if context else 0
-    # The context is gone when an error surfaces: count the flags as they stand.
-    return count or sum(arg.count("v") for arg in sys.argv[1:] if arg.startswith("-v") and set(arg[1:]) == {"v"})
 
 
 def _terminate(_: int, __: FrameType | None) -> NoReturn:
@@ -212,8 +201,4 @@ def _terminate(_: int, __: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """The `seerctl` entry point."""
     signal.signal(signal.SIGTERM, _terminate)
-    complete: Callable[[], None] | None = None
-    if "_SEERCTL_COMPLETE" in os.environ:
-        complete = cast(Callable[[], None], lambda: cli.main(prog_name="seerctl"))
-        complete()
-    sys.exit(run(sys.argv[1:]))
+    cli.main(prog_name="seerctl")

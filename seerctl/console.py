@@ -18,6 +18,7 @@ from seerctl.errors import UsageError
 HEARTBEAT_SECONDS = 30.0
 
 _log = logging.getLogger("seerctl")
+_state = {"verbosity": 0}
 
 
 class _Formatter(logging.Formatter):
@@ -42,12 +43,23 @@ class _Handler(logging.Handler):
 
 def set_verbosity(verbosity: int) -> None:
     """0 shows results of interest, -1 warnings only, -2 errors only, 1 and more details (`-v` minus `-q`)."""
+    _state["verbosity"] = verbosity
     handler = _Handler()
     handler.setFormatter(_Formatter())
     _log.handlers[:] = [handler]
     _log.propagate = False
     levels = {-1: logging.WARNING, 0: logging.INFO}
     _log.setLevel(levels.get(verbosity, logging.DEBUG if verbosity > 0 else logging.ERROR))
+
+
+def debugging() -> bool:
+    """Whether errors show their traceback: `-vv` or SEERCTL_DEBUG=1."""
+    return _state["verbosity"] >= 2 or os.environ.get("SEERCTL_DEBUG", "") not in ("", "0")
+
+
+def error(message: str) -> None:
+    """The one line of a failed command, shown at any verbosity."""
+    _log.error(message)
 
 
 def say(message: str) -> None:

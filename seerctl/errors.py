@@ -87,12 +87,6 @@ class Saved(SeerctlError):
     exit_code = ExitCode.SAVED
 
 
-class PipeClosed(SeerctlError):
-    """The reader of standard output went away; said by the exit code alone."""
-
-    exit_code = ExitCode.PIPE
-
-
 class Terminated(SeerctlError):
     """SIGTERM."""
 

@@ -1,0 +1,82 @@
+"""Fixtures that every test may use: the command line in process, generated pictures, and the real images if present."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning pools on two cores slow each other tenfold
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked slow run only with `-m slow` or `--all` (tests/run.sh --all)."""
+    if os.environ.get("SEERCTL_TEST_ALL") == "1" or "slow" in (config.getoption("-m") or ""):
+        return
+    skip = pytest.mark.skip(reason="slow: run with tests/run.sh --all")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images; the test is skipped, saying so, where it is absent."""
+    path = Path(os.environ.get("SEERCTL_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not (path / "SOURCES.csv").is_file():
+        pytest.skip(f"no real images at {path} (set SEERCTL_TEST_DATA)")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("SEERCTL_") and not name.startswith("SEERCTL_TEST"):
+            monkeypatch.delenv(name)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+@pytest.fixture
+def seerctl() -> Callable[..., Result]:
+    """Run a command line in this process: `seerctl("ingest", path)` -> result with exit_code, stdout, stderr."""
+    from seerctl.cli import cli
+
+    def run(*arguments: object, stdin: bytes | str | None = None) -> Result:
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=stdin, prog_name="seerctl")
+
+    return run
+
+
+@pytest.fixture
+def picture() -> Callable[..., Image.Image]:
+    """A picture with structure: `picture(seed, width, height)`; smooth colour fields with a bright disc."""
+
+    def make(seed: int = 0, width: int = 48, height: int = 40) -> Image.Image:
+        generator = np.random.default_rng(seed)
+        coarse = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        field = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).copy()
+        x, y = np.meshgrid(np.arange(width), np.arange(height))
+        center = generator.uniform(0.3, 0.7, 2) * (width, height)
+        field[(x - center[0]) ** 2 + (y - center[1]) ** 2 < (min(width, height) / 5) ** 2] = generator.integers(128, 256, 3)
+        return Image.fromarray(field)
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: Callable[..., Image.Image]) -> Path:
+    """A folder of 24 pictures in the classes a, b and c: JPEG, PNG and WebP."""
+    root = tmp_path / "pictures"
+    for number in range(24):
+        place = root / "abc"[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        kind = ("jpg", "png", "webp")[number % 4 % 3]
+        picture(number).save(place / f"{number:03d}.{kind}", **({"quality": 90} if kind != "png" else {}))
+    return root
