@@ -64,7 +64,9 @@ def picture() -> Callable[..., Image.Image]:
         field = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).copy()
         x, y = np.meshgrid(np.arange(width), np.arange(height))
         center = generator.uniform(0.3, 0.7, 2) * (width, height)
-        field[(x - center[0]) ** 2 + (y - center[1]) ** 2 < (min(width, height) / 5) ** 2] = generator.integers(128, 256, 3)
+        field[(x - center[0]) ** 2 + (y - center[1]) ** 2 < (min(width, height) / 5) ** 2] = generator.integers(
+            128, 256, 3
+        )
         return Image.fromarray(field)
 
     return make

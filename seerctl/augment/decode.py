@@ -7,6 +7,7 @@ alpha composited over white, 16-bit scaled rather than clipped, palette and CMYK
 from __future__ import annotations
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -18,6 +19,8 @@ PIXELS_VERSION = "rgb-1"
 MAX_PIXELS = 178_956_970  # Pillow's own error limit: twice a quarter of a gigabyte of RGB
 _ORIENTATION_TAG = 0x0112
 _CMYK = ("CMYK", "YCCK")
+# Stray bytes before a table or comment come from careless writers; before any other marker they are a damaged scan.
+_HARMLESS = re.compile(r"extraneous bytes before marker 0x(db|e[0-9a-f]|fe)")
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -56,14 +59,29 @@ def to_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
     """RGB of an ordinary JPEG; None for CMYK ones, whose Adobe inversion Pillow knows."""
-    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     if height * width > max_pixels:
         raise DecodeError(f"{width}x{height} is more than {max_pixels} pixels")
     if colorspace in _CMYK:
         return None
-    pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+    pixels = decode_jpeg_strictly(data)
     orientation = _orientation(data)
     return pixels if orientation == 1 else upright(pixels, orientation)
+
+
+def decode_jpeg_strictly(data: bytes) -> Pixels:
+    """RGB of a JPEG by libjpeg-turbo, every warning an error but those that cannot touch a pixel.
+
+    Raises:
+        ValueError: damaged.
+    """
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError as error:
+        if not _HARMLESS.search(str(error)):
+            raise
+        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False)
+    return pixels
 
 
 def _orientation(data: bytes) -> int:
