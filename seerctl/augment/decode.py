@@ -58,30 +58,20 @@ def to_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
-    """RGB of an ordinary JPEG; None for CMYK ones, whose Adobe inversion Pillow knows."""
-    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    if height * width > max_pixels:
-        raise DecodeError(f"{width}x{height} is more than {max_pixels} pixels")
-    if colorspace in _CMYK:
-        return None
-    pixels = decode_jpeg_strictly(data)
-    orientation = _orientation(data)
-    return pixels if orientation == 1 else upright(pixels, orientation)
-
-
-def decode_jpeg_strictly(data: bytes) -> Pixels:
-    """RGB of a JPEG by libjpeg-turbo, every warning an error but those that cannot touch a pixel.
-
-    Raises:
-        ValueError: damaged.
-    """
+    """RGB of an ordinary JPEG; None where Pillow knows better: CMYK (Adobe's inversion) and harmless stray bytes."""
     try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width > max_pixels:
+            raise DecodeError(f"{width}x{height} is more than {max_pixels} pixels")
+        if colorspace in _CMYK:
+            return None
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
     except ValueError as error:
-        if not _HARMLESS.search(str(error)):
-            raise
-        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False)
-    return pixels
+        if _HARMLESS.search(str(error)):  # simplejpeg's own strict=False still raises on these
+            return None
+        raise
+    orientation = _orientation(data)
+    return pixels if orientation == 1 else upright(pixels, orientation)
 
 
 def _orientation(data: bytes) -> int:

@@ -109,7 +109,7 @@ def _fused(view: Image.Image, draws: ViewDraws, row: int, out: Floats) -> None:
 
 
 def _color_matrix(draws: ViewDraws, row: int, x: Floats) -> tuple[Floats, Floats]:
-    """Colours 0-255 (P, 3) -> normalised colours: `x @ matrix + offset`, the jitter's four operations in their order."""
+    """Colours 0-255 (P, 3) -> normalised ones as `x @ matrix + offset`: the jitter's four operations in their order."""
     matrix, offset = np.eye(3) / 255, np.zeros(3)
     if draws.jitter[row]:
         mean = x.mean(axis=0, dtype=np.float64)
@@ -135,7 +135,8 @@ def _hue_rotation(turn: float) -> npt.NDArray[np.float64]:
     """Hue shifted by `turn` (1 = full circle) as a rotation of the chroma plane of YIQ; luma is kept."""
     angle = 2 * pi * turn
     rotation = np.array([[1, 0, 0], [0, cos(angle), -sin(angle)], [0, sin(angle), cos(angle)]])
-    return _FROM_YIQ @ rotation @ _TO_YIQ
+    turned: npt.NDArray[np.float64] = _FROM_YIQ @ rotation @ _TO_YIQ
+    return turned
 
 
 def _blur(x: Floats, sigma: float) -> Floats:

@@ -7,11 +7,10 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 from scipy import stats
-from torchvision.transforms import ColorJitter, RandomResizedCrop
-
 from seerctl.augment.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, CropSpec
 from seerctl.augment.draws import draw_views, uniforms
 from seerctl.augment.multicrop import MultiCrop
+from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 SMALL = (CropSpec(size=24, count=2, scale=(0.2, 1.0)), CropSpec(size=12, count=3, scale=(0.05, 0.3)))
 
