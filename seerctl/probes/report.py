@@ -152,11 +152,16 @@ def check_minima(report: Mapping[str, Any], minima: Mapping[str, float]) -> None
 
     Raises:
         GateFailed: a value is below its minimum.
+        UsageError: this run could not have the metric (top5 of five classes, a k beyond the training rows).
     """
+    metrics = report["metrics"]
+    absent = [name for name in minima if name not in metrics]
+    if absent:
+        raise UsageError(f"--min {absent[0]}: this run has no such metric", f"It has: {', '.join(metrics)}")
     missed = [
-        f"{name} {report['metrics'][name]['value']:.4f} < {minimum:g}"
+        f"{name} {metrics[name]['value']:.4f} < {minimum:g}"
         for name, minimum in minima.items()
-        if report["metrics"][name]["value"] < minimum
+        if metrics[name]["value"] < minimum
     ]
     if missed:
         raise GateFailed("probe: " + ", ".join(missed))

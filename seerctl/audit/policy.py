@@ -1,0 +1,194 @@
+"""The policy: which rates are compared between which groups, how close they must be, and what counts as judged."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+from seerctl.audit.counts import Grouping
+from seerctl.audit.indicators import METRICS, MetricName
+from seerctl.errors import UsageError
+from seerctl.stats import Correction
+from seerctl.typed import build, plain, read_toml
+
+SHIPPED = Path(__file__).with_name("policies")
+TOLERANCE = 0.05
+MIN_POSITIVES = 30
+OnInconclusive = Literal["hold", "pass"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One demand on one metric.
+
+    metric: see `indicators`. groups: columns, "a*b" for an intersection; none: those of the policy or of `--groups`.
+    positive: the class that counts as positive; none: each class in turn, or, of two, the one with a usual name.
+    average: "macro" compares the mean over the classes instead.
+    against: "rest" compares a group with all other groups, and the gap has to be within `tolerance`: op "within" (the
+    default) on both sides, ">=" the group may not be lower, "<=" not higher. "threshold" compares the group's own rate
+    with `threshold` (op ">=" or "<=").
+    min_n: rows a group and its rest need (default 30); min_positives: the trials that tpr, fpr and precision need on
+    both sides (default 30). tolerance: default 0.05.
+    severity: a "warn" check is reported and never decides. on_inconclusive: none takes the policy's.
+    """
+
+    id: str
+    metric: MetricName
+    groups: tuple[str, ...] = ()
+    positive: str | None = None
+    average: Literal["none", "macro"] = "none"
+    against: Literal["rest", "threshold"] = "rest"
+    op: Literal["within", ">=", "<="] | None = None
+    tolerance: float | None = None
+    threshold: float | None = None
+    min_n: int = 30
+    min_positives: int | None = None
+    severity: Literal["fail", "warn"] = "fail"
+    on_inconclusive: OnInconclusive | None = None
+
+    def __post_init__(self) -> None:
+        metric = METRICS[self.metric]
+        if not self.id.strip():
+            raise ValueError("'id' is empty")
+        if self.min_n < 1 or (self.min_positives is not None and self.min_positives < 1):
+            raise ValueError("'min_n' and 'min_positives' have to be 1 or more")
+        if self.min_positives is not None and not metric.conditional:
+            raise ValueError(
+                f"the trials of {self.metric} are all rows of a group: it takes 'min_n', not 'min_positives'"
+            )
+        if self.average == "macro" and (not metric.averages or self.positive is not None):
+            why = "one 'positive' class" if metric.averages else self.metric
+            raise ValueError(f'average = "macro" has no meaning for {why}')
+        if self.positive is not None and not metric.by_class:
+            raise ValueError(f"{self.metric} is over all classes, it takes no 'positive'")
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        for name, value in (("tolerance", self.tolerance), ("threshold", self.threshold)):
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"'{name}' is {value}, not a fraction between 0 and 1")
+        absolute = self.against == "threshold"
+        if absolute != (self.threshold is not None) or (absolute and self.tolerance is not None):
+            raise ValueError("'threshold' goes with against = \"threshold\", 'tolerance' with against = \"rest\"")
+        if absolute and self.op not in (">=", "<="):
+            raise ValueError('against = "threshold" needs op = ">=" or "<="')
+
+    @property
+    def needed_trials(self) -> int:
+        """The trials that both sides of a comparison need: `min_positives` where a group's rows are not all trials."""
+        if not METRICS[self.metric].conditional:
+            return self.min_n
+        return MIN_POSITIVES if self.min_positives is None else self.min_positives
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the compared number has to lie between: the gap to the rest, or the rate itself."""
+        if self.threshold is not None:
+            return (self.threshold, math.inf) if self.op == ">=" else (-math.inf, self.threshold)
+        allowed = TOLERANCE if self.tolerance is None else self.tolerance
+        return (-math.inf if self.op == "<=" else -allowed, math.inf if self.op == ">=" else allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """How sure a verdict has to be.
+
+    alpha: the chance that the report of a fair model fails anywhere. correction: for the number of comparisons, over
+    the whole `family`: all checks of one severity ("report") or each check alone ("check").
+    """
+
+    alpha: float = 0.05
+    correction: Correction = "holm"
+    family: Literal["report", "check"] = "report"
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.alpha < 0.5:
+            raise ValueError(f"'alpha' is {self.alpha}, not between 0 and 0.5")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A whole policy file.
+
+    groups: columns for checks that name none. intersections: how many of those are also crossed at once (1: none, 2:
+    all pairs). on_inconclusive: "hold" ends with exit 6 when a check that counts could not be judged, "pass" with 0.
+    """
+
+    check: tuple[Check, ...]
+    title: str = ""
+    groups: tuple[str, ...] = ()
+    intersections: int = 2
+    on_inconclusive: OnInconclusive = "hold"
+    stats: Stats = Stats()
+
+    def __post_init__(self) -> None:
+        if not self.check:
+            raise ValueError("no [[check]]")
+        ids = [check.id for check in self.check]
+        twice = next((name for name in ids if ids.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two checks have the id '{twice}'")
+        if not 1 <= self.intersections <= 3:
+            raise ValueError(f"'intersections' is {self.intersections}, not 1, 2 or 3")
+
+    def groupings(self, check: Check, groups: Sequence[str] = ()) -> list[Grouping]:
+        """The groupings that `check` compares; `groups` (of the command line) replace the policy's own default ones.
+
+        Raises:
+            UsageError: nobody names a group.
+        """
+        if check.groups:
+            return [parse_grouping(text) for text in dict.fromkeys(check.groups)]
+        single = [parse_grouping(text) for text in dict.fromkeys(groups or self.groups)]
+        if not single:
+            raise UsageError(f"check '{check.id}' has no groups", "Pass --groups COLUMN,... or name them in the policy")
+        crossed = []
+        columns = [grouping[0] for grouping in single if len(grouping) == 1]
+        for depth in range(2, self.intersections + 1):
+            crossed += list(combinations(columns, depth))
+        return list(dict.fromkeys([*single, *crossed]))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPolicy:
+    """A policy, where it came from, and the hash of its bytes."""
+
+    policy: Policy
+    source: str
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """What the report repeats."""
+        return {"source": self.source, "sha256": self.sha256, **plain(self.policy)}
+
+
+def parse_grouping(text: str) -> Grouping:
+    """`a` or `a*b` as a tuple of columns.
+
+    Raises:
+        UsageError: an empty name, or one that comes twice.
+    """
+    names = tuple(name.strip() for name in text.split("*"))
+    if not all(names) or len(set(names)) != len(names):
+        raise UsageError(f"groups: '{text}' is not a column or an intersection", 'Write "gender" or "gender*age"')
+    return names
+
+
+def load_policy(where: str | Path | None = None) -> LoadedPolicy:
+    """The policy in a file, a shipped one by its name, or the shipped default.
+
+    Raises:
+        UsageError: no such file, not TOML, or a key or value that is not allowed.
+    """
+    path = SHIPPED / "default.toml" if where is None else Path(where)
+    if not path.exists() and (SHIPPED / f"{path.name}.toml").is_file() and path.name == str(where):
+        path = SHIPPED / f"{path.name}.toml"
+    shipped = path.parent == SHIPPED
+    policy = build(Policy, read_toml(path), str(path))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return LoadedPolicy(policy, f"shipped:{path.stem}" if shipped else str(where), digest)
