@@ -1,0 +1,157 @@
+"""`seerctl ingest`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+
+import click
+
+from seerctl.console import Progress, binary_stdin, binary_stdout, say
+from seerctl.errors import RejectLimit, UsageError
+from seerctl.options import SeerCommand, jobs, overwrite
+
+if TYPE_CHECKING:
+    from seerctl.sources.ingest import IngestReport
+
+EXAMPLES = (
+    "seerctl ingest photos/ | seerctl shard -o shards/",
+    "find photos -name '*.jpg' | seerctl ingest - --rejects rejects.jsonl -o photos.tar",
+)
+
+
+@click.command(cls=SeerCommand, examples=EXAMPLES)
+@click.argument("sources", nargs=-1, type=str, metavar="SOURCE...")
+@click.option("-o", "--output", default="-", help="Where the stream goes; '-' is standard output.")
+@jobs
+@click.option(
+    "--check",
+    type=click.Choice(["header", "decode", "strict"]),
+    default="decode",
+    help="How closely to look: the header, every pixel, or every pixel by two decoders.",
+)
+@click.option(
+    "--rejects",
+    type=str,
+    default=None,
+    metavar="FILE",
+    help="One JSON line for each file that is left out: source, reason, detail ('-' is stderr).",
+)
+@click.option(
+    "--max-reject-rate",
+    type=click.FloatRange(0, 1),
+    default=0.10,
+    help="Exit 5, after everything good was written, when a larger share was rejected.",
+)
+@click.option("--formats", default="", metavar="NAME,...", help="More formats to let in, such as PSD,ICO,QOI.")
+@click.option(
+    "--labels/--no-labels",
+    default=True,
+    help="Whether the directory of an image is its label (tables name their own columns).",
+)
+@click.option("--path-column", default=None, metavar="NAME", help="The column of a table that names the files.")
+@click.option("-0", "--null", is_flag=True, help="Lists end each name with NUL, as 'find -print0' does.")
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=None,
+    show_default="178956970",
+    help="Larger pictures are rejected before they are decoded.",
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(1, 1 << 30),
+    default=1 << 28,
+    show_default="256 MiB",
+    help="Larger files are rejected before they are read.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), default=20.0, help="Seconds of CPU time that one image may take."
+)
+@click.option(
+    "--max-memory",
+    type=click.IntRange(min=1 << 26),
+    default=1 << 31,
+    show_default="2 GiB",
+    help="Bytes that one image may take while it is decoded.",
+)
+@overwrite
+def ingest(
+    sources: tuple[str, ...], output: str, jobs: int | None, check: str, rejects: str | None, max_reject_rate: float,
+    formats: str, labels: bool, path_column: str | None, null: bool, max_pixels: int | None, max_bytes: int,
+    timeout: float, max_memory: int, overwrite: bool,
+) -> None:  # fmt: skip
+    """Check images from any source and write them as one tar stream.
+
+    SOURCE is a directory, an image, a tar (also compressed, also a WebDataset shard), a table (.csv, .tsv, .jsonl whose
+    other columns are kept), a list (.txt, .lst), or '-': a list of files, or a tar, on standard input, told apart by
+    its first bytes.
+
+    The stream keeps the original bytes. What is no sound image is left out and counted by reason; the same input gives
+    the same bytes with any --jobs.
+    """
+    from seerctl.sources.check import MAX_PIXELS, CheckOptions, allowed_formats
+    from seerctl.sources.expand import STDIN, SourceOptions
+    from seerctl.sources.ingest import IngestOptions
+    from seerctl.sources.ingest import ingest as run
+    from seerctl.sources.worker import Limits
+
+    if not sources:
+        raise UsageError("ingest: no SOURCE", "Name images, folders, tars, tables or '-' ('seerctl ingest --help')")
+    if sources.count(STDIN) > 1:
+        raise UsageError("ingest: '-' is named twice", "Standard input can be read once")
+    options = IngestOptions(
+        jobs=jobs or len(os.sched_getaffinity(0)),
+        sources=SourceOptions(labels, path_column, null),
+        check=CheckOptions(check, allowed_formats(formats), max_bytes, max_pixels or MAX_PIXELS),
+        limits=Limits(timeout, max_memory),
+        max_reject_rate=max_reject_rate,
+    )
+    stdin = binary_stdin("seerctl ingest -") if STDIN in sources else None
+    with _output(output, overwrite) as file, _ledger(rejects) as ledger, Progress("ingest") as progress:
+        report = run(sources, file, options, stdin=stdin, rejects=ledger, progress=progress)
+        _summarise(report, progress.rate)
+    if report.over_limit:
+        share = report.rejected / report.candidates
+        raise RejectLimit(
+            f"ingest: {share:.1%} of the images were rejected, more than {max_reject_rate:.1%}",
+            "The stream is whole; see --rejects FILE, or raise --max-reject-rate",
+        )
+
+
+@contextlib.contextmanager
+def _output(output: str, overwrite: bool) -> Iterator[BinaryIO]:
+    """Standard output, or a file that appears when it is whole."""
+    from seerctl.files import atomic_write, claim
+
+    if output == "-":
+        yield binary_stdout("seerctl ingest")
+        return
+    with atomic_write(claim(Path(output), overwrite=overwrite)) as file:
+        yield cast(BinaryIO, file)
+
+
+@contextlib.contextmanager
+def _ledger(rejects: str | None) -> Iterator[TextIO | None]:
+    """Where rejects are listed; each line is there as soon as it is known, also when the run dies."""
+    from seerctl.files import blame
+
+    if rejects is None:
+        yield None
+    elif rejects == "-":
+        yield sys.stderr
+    else:
+        with blame(rejects), Path(rejects).open("w", encoding="utf-8", buffering=1) as file:
+            yield file
+
+
+def _summarise(report: IngestReport, rate: float) -> None:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.rejects.items())
+    rejected = f", {report.rejected:,} rejected ({reasons})" if reasons else ", none rejected"
+    ignored = f", {report.ignored:,} other files ignored" if report.ignored else ""
+    size = report.stored / 1e6
+    say(f"ingest: {report.candidates:,} in, {report.samples:,} out{rejected}{ignored}; {size:,.1f} MB, {rate:,.0f}/s")

@@ -1,0 +1,231 @@
+"""Reading a shard set: `index.json`, and any sample in O(1) through the `.tar.idx` beside each shard.
+
+`index.json` is a superset of webdataset's `wids-shard-index-v1`; `.tar.idx` holds the start of every sample and the end
+of the last as little-endian uint64, the form Megatron-Energon reads.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import json
+import os
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seerctl.errors import InputError
+from seerctl.files import blame
+from seerctl.stream.records import SAMPLE_NAME, decode_meta
+from seerctl.stream.ustar import BLOCK, TarError, padded, parse
+
+INDEX = "index.json"
+KIND = "wids-shard-index-v1"
+SCHEMA = "seer-shards-1"
+_OPEN_SHARDS = 64  # file pairs held open at once, far below the usual limit of 1024 descriptors
+_BOUNDS = struct.Struct("<QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One stored sample: `image` is the file's bytes, `meta` its parsed `<key>.json`."""
+
+    key: str
+    ext: str
+    image: bytes
+    meta: dict[str, Any]
+
+
+def index_path(where: str | Path) -> Path:
+    """The index of a shard set named by its directory or by the index itself.
+
+    Raises:
+        InputError: neither is there; where DIR holds splits, the message names them.
+    """
+    path = Path(where)
+    if path.name == INDEX and path.is_file():
+        return path
+    if (path / INDEX).is_file():
+        return path / INDEX
+    if "://" in str(where):
+        raise InputError(f"{where}: shard sets are read from local paths", "Mount or copy it, then name the directory")
+    if not path.exists():
+        raise InputError(f"{path}: no such shard set", "Make one: seerctl ingest SOURCE | seerctl shard -o DIR")
+    splits = sorted(child.parent.name for child in path.glob(f"*/{INDEX}")) if path.is_dir() else []
+    if splits:
+        raise InputError(
+            f"{path}: holds the splits {', '.join(splits)}", f"Name one of them, such as {path / splits[0]}"
+        )
+    raise InputError(f"{path}: not a shard set, it has no {INDEX}", "Make one: seerctl shard -o DIR")
+
+
+def load_index(path: Path) -> tuple[dict[str, Any], str]:
+    """The parsed index and the SHA-256 of its bytes.
+
+    Raises:
+        InputError: not JSON, another kind of file, or counts that contradict each other.
+    """
+    with blame(path):
+        text = path.read_bytes()
+    try:
+        index = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})", "Write the set again with 'seerctl shard'") from None
+    if not isinstance(index, dict) or index.get("__kind__") != KIND or index.get("schema") != SCHEMA:
+        raise InputError(f"{path}: not the index of a seerctl shard set", "Write the set with 'seerctl shard'")
+    try:
+        shards = index["shardlist"]
+        sound = sum(shard["nsamples"] for shard in shards) == index["total"] and all(
+            isinstance(shard["nsamples"], int) and shard["nsamples"] > 0 and isinstance(shard["filesize"], int)
+            and Path(shard["url"]).name == shard["url"] and len(shard["sha256"]) == 64
+            for shard in shards
+        ) and isinstance(index["columns"], dict)  # fmt: skip
+    except (KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise InputError(f"{path}: its entries contradict each other", "Write the set again with 'seerctl shard'")
+    return index, hashlib.sha256(text).hexdigest()
+
+
+class _Shard:
+    """Descriptors of one shard and of its offsets."""
+
+    def __init__(self, path: Path, entry: dict[str, Any]) -> None:
+        self.path = path
+        self._tar = self._idx = -1
+        self._tar = self._open(path, int(entry["filesize"]))
+        try:
+            self._idx = self._open(path.with_name(path.name + ".idx"), 8 * (int(entry["nsamples"]) + 1))
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def _open(path: Path, size: int) -> int:
+        with blame(path):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise InputError(f"{path}: the shard is missing", "Run 'seerctl inspect DIR --verify'") from None
+            found = os.fstat(descriptor).st_size
+        if found != size:
+            os.close(descriptor)
+            raise InputError(f"{path}: {found} bytes, not {size}", "Run 'seerctl inspect DIR --verify'")
+        return descriptor
+
+    def read(self, number: int) -> tuple[bytes, int]:
+        """The raw records of sample `number`, and their offset."""
+        with blame(self.path):
+            start, end = _BOUNDS.unpack(os.pread(self._idx, 16, 8 * number))
+            if not (start < end and start % BLOCK == 0 and end % BLOCK == 0):
+                raise InputError(f"{self.path}.idx: damaged at sample {number}", "Run 'seerctl inspect DIR --verify'")
+            raw = os.pread(self._tar, end - start, start)
+        if len(raw) != end - start:
+            raise InputError(f"{self.path}: ends inside sample {number}", "Run 'seerctl inspect DIR --verify'")
+        return raw, start
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        for descriptor in (self._tar, self._idx):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._tar = self._idx = -1
+
+
+class ShardSet:
+    """A shard set opened for reading; it can be forked and pickled, files open when first touched."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.index, self.sha256 = load_index(path)
+        self.location = str(path.parent)
+        self.columns: tuple[str, ...] = tuple(sorted(self.index["columns"]))
+        counts = (shard["nsamples"] for shard in self.index["shardlist"])
+        self._starts: list[int] = list(itertools.accumulate(counts, initial=0))
+        self._opened: OrderedDict[int, _Shard] = OrderedDict()
+
+    @classmethod
+    def open(cls, where: str | Path) -> ShardSet:
+        """The set in the directory `where`, or named by its `index.json`.
+
+        Raises:
+            InputError: there is none, or its index is damaged.
+        """
+        return cls(index_path(where))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """(shard, number inside it) of sample `position`.
+
+        Raises:
+            IndexError: outside [0, len(self)).
+        """
+        if not 0 <= position < len(self):
+            raise IndexError(f"sample {position} of {len(self)}")
+        shard = bisect.bisect_right(self._starts, position) - 1
+        return shard, position - self._starts[shard]
+
+    def read(self, position: int) -> Sample:
+        """Sample `position` in the order of the index.
+
+        Raises:
+            InputError: its shard is missing, cut or damaged there; the message names it.
+            IndexError: outside [0, len(self)).
+        """
+        number, inside = self.locate(position)
+        shard = self._shard(number)
+        raw, offset = shard.read(inside)
+        return parse_sample(raw, str(shard.path), offset)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self.read(position) for position in range(len(self)))
+
+    def _shard(self, number: int) -> _Shard:
+        shard = self._opened.pop(number, None)
+        if shard is None:
+            entry = self.index["shardlist"][number]
+            shard = _Shard(self.path.parent / entry["url"], entry)
+            if len(self._opened) >= _OPEN_SHARDS:
+                self._opened.popitem(last=False)[1].close()
+        self._opened[number] = shard
+        return shard
+
+    def close(self) -> None:
+        """Close what is open; the next `read` opens again."""
+        while self._opened:
+            self._opened.popitem()[1].close()
+
+    def __enter__(self) -> ShardSet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_opened"):
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": OrderedDict()}
+
+
+def parse_sample(raw: bytes, where: str, offset: int = 0) -> Sample:
+    """The sample in its two raw members.
+
+    Raises:
+        InputError: they are not an image and its json, exactly.
+    """
+    name, size = parse(raw[:BLOCK], where, offset)
+    second = BLOCK + padded(size)
+    other, length = parse(raw[second : second + BLOCK], where, offset + second)
+    match = SAMPLE_NAME.fullmatch(name)
+    if match is None or other != f"{match[1]}.json" or second + BLOCK + padded(length) != len(raw):
+        raise TarError(where, "member", offset, f"{name!r} and {other!r} are no sample")
+    text = raw[second + BLOCK : second + BLOCK + length]
+    return Sample(match[1], match[2], raw[BLOCK : BLOCK + size], decode_meta(text, f"{where}: {other}"))

@@ -1,0 +1,158 @@
+"""One shard set in the making: what goes into which shard, and how it appears all at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seerctl import __version__
+from seerctl.errors import UsageError
+from seerctl.files import blame, commit, write_json
+from seerctl.shards.index import INDEX, KIND, SCHEMA, ShardSet
+from seerctl.shards.shardfile import ShardFile, aside, idx_path, read_offsets
+from seerctl.shards.split import Split
+from seerctl.shards.summary import Summary
+from seerctl.stream.records import Record, StreamEnd
+from seerctl.stream.ustar import BLOCK, END, parse
+
+LEFTOVER = re.compile(r".*\.tar(\.idx)?\.(tmp|partial)|index\.json\.tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOptions:
+    """How a set is cut: at most `maxcount` samples and `maxsize` bytes a shard (one sample may be larger)."""
+
+    prefix: str = "shard"
+    maxcount: int = 10_000
+    maxsize: int = 1_000_000_000
+    split: Split | None = None
+    streams: int | None = None
+    append: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.prefix):
+            raise UsageError(f"prefix {self.prefix!r}", "Use letters, digits, '-' and '_'")
+        if self.maxcount < 1 or self.maxsize < 1:
+            raise UsageError(f"shards of {self.maxcount} samples and {self.maxsize} bytes", "Both must be positive")
+        if self.append and self.overwrite:
+            raise UsageError("--append and --overwrite exclude each other")
+
+
+@dataclass
+class SetWriter:
+    """One shard set in the making, or one being continued."""
+
+    directory: Path
+    options: ShardOptions
+    name: str | None = None
+    kept: list[dict[str, Any]] = field(default_factory=list)  # entries of shards that stand already
+    before: dict[str, Any] = field(default_factory=dict)  # the index so far
+    summary: Summary = field(default_factory=Summary)
+    added: list[dict[str, Any]] = field(default_factory=list)
+    _open: ShardFile | None = None
+
+    def __post_init__(self) -> None:
+        with blame(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+
+    def resume(self, keys: set[bytes]) -> None:
+        """Go on from the set that stands in the directory; its keys are added to `keys`."""
+        with ShardSet.open(self.directory) as shards:
+            self.before = shards.index
+            self.kept = list(shards.index["shardlist"])
+            self.summary = Summary.from_json(shards.index)
+            keys.update(_keys_of(shards))
+
+    def add(self, record: Record) -> None:
+        """Append one sample, in a new shard when this one is full."""
+        shard = self._open
+        if shard is not None and (
+            shard.count >= self.options.maxcount or shard.size + len(record.raw) + len(END) > self.options.maxsize
+        ):
+            self._finish_shard()
+            shard = None
+        if shard is None:
+            number = len(self.kept) + len(self.added)
+            shard = self._open = ShardFile(self.directory / f"{self.options.prefix}-{number:06d}.tar")
+        shard.add(record.raw)
+        self.summary.add(record.meta)
+
+    def _finish_shard(self) -> None:
+        if self._open is not None:
+            self.added.append(self._open.close())
+            self._open = None
+
+    def finish(self) -> None:
+        """Make the last shard whole."""
+        self._finish_shard()
+
+    def publish(self, ends: list[StreamEnd], duplicates: int) -> None:
+        """Rename every shard to its final name and write the index, the last thing to appear."""
+        for entry in self.added:
+            shard = self.directory / entry["url"]
+            for path in (shard, idx_path(shard)):
+                commit(aside(path), path)
+        write_json(self.directory / INDEX, self._index(ends, duplicates))
+
+    def _index(self, ends: list[StreamEnd], duplicates: int) -> dict[str, Any]:
+        shards = self.kept + self.added
+        rejects = Counter(self.before.get("rejects", {}))
+        for end in ends:
+            rejects.update(end.rejects)
+        split = {"split": {"name": self.name, "shares": self.options.split.text}} if self.options.split else {}
+        streams = [
+            {"sha256": end.sha256, "samples": end.samples, "bytes": end.stored, "version": end.start["version"],
+             "options": end.start["options"]}
+            for end in ends
+        ]  # fmt: skip
+        return {
+            "__kind__": KIND,
+            "wids_version": 1,
+            "schema": SCHEMA,
+            "seerctl": __version__,
+            "total": sum(shard["nsamples"] for shard in shards),
+            "bytes": sum(shard["filesize"] for shard in shards),
+            **split,
+            "shardlist": shards,
+            **self.summary.to_json(),
+            "rejects": dict(sorted(rejects.items())),
+            "ignored": self.before.get("ignored", 0) + sum(end.ignored for end in ends),
+            "over_limit": self.before.get("over_limit", False) or any(end.over_limit for end in ends),
+            "duplicates": self.before.get("duplicates", 0) + duplicates,
+            "lineage": {"streams": self.before.get("lineage", {}).get("streams", []) + streams},
+        }
+
+    def abandon(self) -> None:
+        """Leave what came as `.partial`: nothing of it is ever taken for a set."""
+        if self._open is not None:
+            self._open.abandon()
+        for path in [path for path in self.directory.glob("*.tmp") if LEFTOVER.fullmatch(path.name)]:
+            with contextlib.suppress(OSError):
+                path.replace(path.with_name(path.name.removesuffix(".tmp") + ".partial"))
+
+    def sweep(self) -> None:
+        """Remove what an earlier, failed run left behind."""
+        for path in [path for path in self.directory.iterdir() if LEFTOVER.fullmatch(path.name)]:
+            path.unlink()
+
+
+def _keys_of(shards: ShardSet) -> Iterator[bytes]:
+    """The packed keys of a set, read from the headers alone."""
+    for entry in shards.index["shardlist"]:
+        path = shards.path.parent / entry["url"]
+        with blame(path), path.open("rb") as file:
+            for offset in read_offsets(path)[:-1]:
+                name, _ = parse(os.pread(file.fileno(), BLOCK, offset), str(path), offset)
+                yield pack_key(name)
+
+
+def pack_key(name: str) -> bytes:
+    """The 12 bytes of a key, from the key itself or from a member's name."""
+    return bytes.fromhex(name[:16] + name[17:25])

@@ -1,0 +1,153 @@
+"""What is in a set, counted while it is written: columns with their types and values, formats, sides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_VALUES = 1024  # more distinct values than this and a column is listed without them
+
+
+def kind_of(value: object) -> str:
+    """The JSON type of a column's value: boolean, integer, number, string or json (a list or table)."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int):
+        return "integer"
+    if isinstance(value, float):
+        return "number"
+    return "string" if isinstance(value, str) else "json"
+
+
+def join_kinds(first: str, second: str) -> str:
+    """The type of a column that holds both: equal ones stay, integer and number are number, else mixed."""
+    if first == second:
+        return first
+    return "number" if {first, second} == {"integer", "number"} else "mixed"
+
+
+@dataclass
+class Column:
+    """One column: how many samples have a value, its type, its distinct values while they are few, its range."""
+
+    kind: str
+    count: int = 0
+    values: Counter[str] | None = field(default_factory=Counter)
+    low: float | None = None
+    high: float | None = None
+
+    def add(self, value: Any) -> None:
+        """Count one value (not None)."""
+        kind = kind_of(value)
+        self.kind = join_kinds(self.kind, kind)
+        self.count += 1
+        if kind in ("integer", "number"):
+            self.low = value if self.low is None else min(self.low, value)
+            self.high = value if self.high is None else max(self.high, value)
+        if kind == "json":
+            self.values = None
+        elif self.values is not None:
+            self.values[_text(value)] += 1
+            if len(self.values) > MAX_VALUES:
+                self.values = None
+
+    def merge(self, other: Column) -> None:
+        """Add what `other` counted."""
+        self.kind = join_kinds(self.kind, other.kind)
+        self.count += other.count
+        self.low = min((low for low in (self.low, other.low) if low is not None), default=None)
+        self.high = max((high for high in (self.high, other.high) if high is not None), default=None)
+        merged = None if self.values is None or other.values is None else self.values + other.values
+        self.values = None if merged is None or len(merged) > MAX_VALUES else merged
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of the index."""
+        entry: dict[str, Any] = {"type": self.kind, "count": self.count}
+        if self.low is not None:
+            entry |= {"min": self.low, "max": self.high}
+        if self.values is not None:
+            entry["values"] = {value: self.values[value] for value in sorted(self.values)}
+        return entry
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Column:
+        """The inverse of `to_json`."""
+        values = Counter(entry["values"]) if "values" in entry else None
+        return cls(entry["type"], entry["count"], values, entry.get("min"), entry.get("max"))
+
+
+def _text(value: object) -> str:
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+@dataclass
+class Summary:
+    """Counts over samples. Sides are in pixels as stored, before orientation."""
+
+    columns: dict[str, Column] = field(default_factory=dict)
+    formats: Counter[str] = field(default_factory=Counter)
+    short_sides: Counter[int] = field(default_factory=Counter)
+    long_sides: Counter[int] = field(default_factory=Counter)
+
+    def add(self, meta: Mapping[str, Any]) -> None:
+        """Count one sample by its meta."""
+        width, height = meta["width"], meta["height"]
+        self.formats[meta["format"]] += 1
+        self.short_sides[min(width, height)] += 1
+        self.long_sides[max(width, height)] += 1
+        for name, value in meta["columns"].items():
+            if value is not None:
+                column = self.columns.get(name)
+                if column is None:
+                    column = self.columns[name] = Column(kind_of(value))
+                column.add(value)
+
+    def merge(self, other: Summary) -> None:
+        """Add what `other` counted."""
+        self.formats += other.formats
+        self.short_sides += other.short_sides
+        self.long_sides += other.long_sides
+        for name, column in other.columns.items():
+            if name in self.columns:
+                self.columns[name].merge(column)
+            else:
+                self.columns[name] = column
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys `columns`, `formats` and `sides` of the index."""
+        return {
+            "columns": {name: self.columns[name].to_json() for name in sorted(self.columns)},
+            "formats": {name: self.formats[name] for name in sorted(self.formats)},
+            "sides": {
+                "short": {str(side): self.short_sides[side] for side in sorted(self.short_sides)},
+                "long": {str(side): self.long_sides[side] for side in sorted(self.long_sides)},
+            },
+        }
+
+    @classmethod
+    def from_json(cls, index: Mapping[str, Any]) -> Summary:
+        """The inverse of `to_json`."""
+        return cls(
+            {name: Column.from_json(entry) for name, entry in index["columns"].items()},
+            Counter(index["formats"]),
+            Counter({int(side): count for side, count in index["sides"]["short"].items()}),
+            Counter({int(side): count for side, count in index["sides"]["long"].items()}),
+        )
+
+
+def spread(sides: Mapping[int, int]) -> tuple[int, float, int]:
+    """(least, median, greatest) of counted sides; at least one is needed."""
+    total = sum(sides.values())
+    middles = [_nth(sides, (total - 1) // 2), _nth(sides, total // 2)]
+    return min(sides), sum(middles) / 2, max(sides)
+
+
+def _nth(sides: Mapping[int, int], rank: int) -> int:
+    seen = 0
+    for side in sorted(sides):
+        seen += sides[side]
+        if seen > rank:
+            return side
+    raise ValueError("no sides were counted")

@@ -1,0 +1,197 @@
+"""From streams to shard sets: written aside, proved complete, then renamed, the index last.
+
+Until every stream has shown its end marker, shards are `.tmp`; when something goes wrong they stay as `.partial`. So a
+directory holds a whole set or, without `index.json`, none, whenever the process or the machine dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from seerctl.errors import InputError, UsageError
+from seerctl.files import blame, fsync_directory
+from seerctl.shards.index import INDEX, load_index
+from seerctl.shards.lock import LOCK, write_lock
+from seerctl.shards.setwriter import LEFTOVER, SetWriter, ShardOptions, pack_key
+from seerctl.shards.shardfile import aside, idx_path
+from seerctl.stream.reader import IncompleteStreamError, read_streams
+from seerctl.stream.records import StreamEnd
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What `write_shards` did; `shards` and `sets` count what is there now, the rest what came."""
+
+    output: Path
+    samples: int
+    duplicates: int
+    stored: int
+    shards: int
+    sets: dict[str, int]
+    rejects: dict[str, int]
+    ignored: int
+    over_limit: bool
+    streams: int
+
+
+def write_shards(
+    inputs: Iterable[tuple[str, BinaryIO]],
+    output: Path,
+    options: ShardOptions,
+    progress: Callable[[int], None] | None = None,
+) -> ShardReport:
+    """Write the streams in `inputs` (name, file) into the shard set `output`, or one set per split below it.
+
+    Raises:
+        InputError: a stream is incomplete or damaged, or no sample came; what came is kept as `.partial`.
+        UsageError: `output` exists and neither `append` nor `overwrite` is set, or the set there is cut otherwise.
+        EnvironmentFault: disk full, no permission, or another writer in the same directory.
+    """
+    with blame(output):
+        output.mkdir(parents=True, exist_ok=True)
+    with write_lock(output):
+        old = _existing(output, options)
+        names = options.split.names if options.split else (None,)
+        writers = {name: SetWriter(output / (name or ""), options, name) for name in names}
+        keys: set[bytes] = set()
+        for writer in writers.values():
+            writer.sweep()
+            if options.append and (writer.directory / INDEX).is_file():
+                writer.resume(keys)
+        try:
+            ends, duplicates = _consume(inputs, writers, options, keys, progress or (lambda _: None))
+            if any(writer.added for writer in writers.values()):
+                _withdraw(old)
+                for name, writer in writers.items():
+                    writer.publish(ends, duplicates[name])
+                _remove_stale(old, writers.values())
+        except BaseException:
+            for writer in writers.values():
+                writer.abandon()
+            raise
+    return _report(output, writers, ends, duplicates)
+
+
+def _consume(
+    inputs: Iterable[tuple[str, BinaryIO]],
+    writers: dict[str | None, SetWriter],
+    options: ShardOptions,
+    keys: set[bytes],
+    progress: Callable[[int], None],
+) -> tuple[list[StreamEnd], Counter[str | None]]:
+    """Deal every sample to its set; the end markers and the samples left out because their key was known."""
+    ends: list[StreamEnd] = []
+    duplicates: Counter[str | None] = Counter()
+    for where, file in inputs:
+        for item in read_streams(file, where):
+            if isinstance(item, StreamEnd):
+                ends.append(item)
+                continue
+            progress(1)
+            name = options.split.choose(item.key) if options.split else None
+            packed = pack_key(item.key)
+            if packed in keys:
+                duplicates[name] += 1
+                continue
+            keys.add(packed)
+            writers[name].add(item)
+    if options.streams is not None and len(ends) != options.streams:
+        raise IncompleteStreamError(
+            f"{len(ends)} whole streams came, --streams says {options.streams}", "Find the other one"
+        )
+    for writer in writers.values():
+        writer.finish()
+    if not any(writer.added or writer.kept for writer in writers.values()):
+        raise InputError("no sample came", "See what ingest rejected: seerctl ingest --rejects FILE ...")
+    return ends, duplicates
+
+
+def _existing(output: Path, options: ShardOptions) -> list[Path]:
+    """The indexes of sets that stand in `output` and are to go.
+
+    Raises:
+        UsageError: something stands there and may not be touched, or cannot be continued in this way.
+    """
+    indexes = [path for path in (output / INDEX, *sorted(output.glob(f"*/{INDEX}"))) if path.is_file()]
+    if options.append:
+        _check_continuation(output, indexes, options)
+        return []
+    if _occupied(output) and not options.overwrite:
+        raise UsageError(f"{output}: exists already", "Choose another output, or pass --append or --overwrite")
+    return indexes
+
+
+def _occupied(directory: Path) -> bool:
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            if _occupied(path):
+                return True
+        elif path.name != LOCK and not LEFTOVER.fullmatch(path.name):
+            return True
+    return False
+
+
+def _check_continuation(output: Path, indexes: list[Path], options: ShardOptions) -> None:
+    wanted = {output / (name or "") / INDEX for name in (options.split.names if options.split else (None,))}
+    text = options.split.text if options.split else None
+    for path in indexes:
+        split = load_index(path)[0].get("split", {}).get("shares")
+        if path not in wanted or split != text:
+            raise UsageError(
+                f"{path.parent}: was written with {f'--split {split}' if split else 'no --split'}",
+                "Append with the same --split",
+            )
+
+
+def _withdraw(indexes: list[Path]) -> None:
+    """Take the old indexes away first: half-replaced shards must never look like a set."""
+    for path in indexes:
+        path.rename(aside(path))
+        fsync_directory(path.parent)
+
+
+def _remove_stale(indexes: list[Path], writers: Iterable[SetWriter]) -> None:
+    """Delete the shards of replaced sets that no new one took the name of."""
+    fresh = {writer.directory / entry["url"] for writer in writers for entry in writer.added}
+    for index in indexes:
+        withdrawn = aside(index)
+        listed: list[str] = []
+        with contextlib.suppress(ValueError, KeyError, TypeError, FileNotFoundError):
+            listed = [Path(entry["url"]).name for entry in json.loads(withdrawn.read_bytes())["shardlist"]]
+        for path in (index.parent / name for name in listed):
+            if path not in fresh:
+                path.unlink(missing_ok=True)
+                idx_path(path).unlink(missing_ok=True)
+        withdrawn.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a split's directory that others still use
+            index.parent.rmdir()
+
+
+def _report(
+    output: Path, writers: dict[str | None, SetWriter], ends: list[StreamEnd], duplicates: Counter[str | None]
+) -> ShardReport:
+    rejects: Counter[str] = Counter()
+    for end in ends:
+        rejects.update(end.rejects)
+    entries = [entry for writer in writers.values() for entry in writer.kept + writer.added]
+    return ShardReport(
+        output=output,
+        samples=sum(end.samples for end in ends),
+        duplicates=duplicates.total(),
+        stored=sum(entry["filesize"] for entry in entries),
+        shards=len(entries),
+        sets={
+            name or "": sum(entry["nsamples"] for entry in writer.kept + writer.added)
+            for name, writer in writers.items()
+        },
+        rejects=dict(sorted(rejects.items())),
+        ignored=sum(end.ignored for end in ends),
+        over_limit=any(end.over_limit for end in ends),
+        streams=len(ends),
+    )

@@ -1,0 +1,107 @@
+"""Any images in, one checked stream out: the whole of `seerctl ingest` as one function."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, TextIO
+
+from seerctl.errors import InputError
+from seerctl.sources.check import CheckOptions
+from seerctl.sources.expand import SourceOptions, expand, require
+from seerctl.sources.item import Item
+from seerctl.sources.pool import Pool
+from seerctl.sources.reasons import IGNORED
+from seerctl.sources.worker import Limits
+from seerctl.stream.writer import StreamWriter
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """Everything that decides what `ingest` lets through; `jobs` alone changes nothing but the time."""
+
+    jobs: int = 1
+    sources: SourceOptions = field(default_factory=SourceOptions)
+    check: CheckOptions = field(default_factory=CheckOptions)
+    limits: Limits = field(default_factory=Limits)
+    max_reject_rate: float = 0.10
+
+    def recorded(self) -> dict[str, Any]:
+        """The options that change the bytes of a stream, for its start marker."""
+        return {
+            "check": self.check.check,
+            "formats": list(self.check.formats),
+            "labels": self.sources.labels,
+            "max_bytes": self.check.max_bytes,
+            "max_pixels": self.check.max_pixels,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """Counts of one run; `candidates` leaves out the files that were ignored."""
+
+    samples: int
+    stored: int
+    rejects: dict[str, int]
+    ignored: int
+    over_limit: bool
+
+    @property
+    def rejected(self) -> int:
+        """Rejects over all reasons."""
+        return sum(self.rejects.values())
+
+    @property
+    def candidates(self) -> int:
+        """What was looked at as an image."""
+        return self.samples + self.rejected
+
+
+def ingest(
+    arguments: Sequence[str],
+    output: BinaryIO,
+    options: IngestOptions,
+    *,
+    stdin: BinaryIO | None = None,
+    rejects: TextIO | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> IngestReport:
+    """Write one stream of all images in `arguments` to `output`, one JSON line per reject to `rejects`.
+
+    `arguments` are directories, images, tars, tables and lists; `-` reads a list or a tar from `stdin`.
+
+    Raises:
+        InputError: an argument is missing, an archive is damaged, or no image came through. The stream is then without
+            its end marker, so nothing that reads it takes it for whole.
+    """
+    require(arguments)
+    counts: Counter[str] = Counter()
+    with Pool(options.jobs, options.check, options.limits) as pool:
+        writer = StreamWriter(output, options.recorded())
+        for outcome in pool.run(expand(arguments, stdin, options.sources, options.check)):
+            writer.write(outcome.raw, outcome.samples)
+            _note(outcome.rejects, counts, rejects)
+            if progress is not None:
+                progress(outcome.items)
+    ignored = counts.pop(IGNORED, 0)
+    rejected = counts.total()
+    if not writer.samples:
+        raise InputError(f"{', '.join(arguments)}: no image came through{_reasons(counts, ignored)}", "Try --rejects -")
+    over = rejected > options.max_reject_rate * (writer.samples + rejected)
+    end = writer.finish(counts, ignored=ignored, over_limit=over)
+    return IngestReport(end.samples, end.stored, end.rejects, ignored, over)
+
+
+def _note(refused: Sequence[tuple[Item, str, str]], counts: Counter[str], ledger: TextIO | None) -> None:
+    for item, reason, detail in refused:
+        counts[reason] += 1
+        if ledger is not None:
+            ledger.write(json.dumps({"source": item.source, "reason": reason, "detail": detail}) + "\n")
+
+
+def _reasons(counts: Counter[str], ignored: int) -> str:
+    parts = [f"{count} {reason}" for reason, count in sorted(counts.items())] + [f"{ignored} ignored"] * bool(ignored)
+    return f" ({', '.join(parts)})" if parts else ", there is no file in it"

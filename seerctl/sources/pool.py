@@ -1,0 +1,274 @@
+"""Worker processes that may crash or hang: each holds one batch, is killed and replaced singly, and order is kept.
+
+`concurrent.futures` breaks its whole pool when one process dies, and `multiprocessing.Pool` waits for ever; here the
+image in hand at that moment becomes a reject (`crashed`, `timeout`) and the rest of its batch goes to a new worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from seerctl.errors import EnvironmentFault
+from seerctl.sources.check import CheckOptions
+from seerctl.sources.item import Item
+from seerctl.sources.reasons import Reason
+from seerctl.sources.worker import FRAME, SLOT, Limits, pack_batch, receive, serve
+
+BATCH_ITEMS = 64
+BATCH_BYTES = 1 << 19
+WINDOW_BYTES = 1 << 27  # of images in flight: bounds the memory of the whole pool, whatever the number of workers
+PATIENCE = 6.0  # times the CPU limit: how long an image may take by the clock, as on a disk that hangs
+_POLL_SECONDS = 0.5
+_MAX_BAD_STARTS = 3
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One batch, examined: `raw` holds `samples` whole samples; `rejects` are (item, reason, detail) in order."""
+
+    raw: bytes
+    samples: int
+    rejects: list[tuple[Item, str, str]]
+    items: int
+
+
+class _Batch:
+    """Items on their way, and what came of them."""
+
+    def __init__(self, items: list[Item]) -> None:
+        self.items = items
+        self.bytes = sum(item.size for item in items)
+        self.outcome: Outcome | None = None
+
+
+class _Worker:
+    """The parent's side of one worker process."""
+
+    def __init__(self, options: CheckOptions, limits: Limits, others: Iterable[_Worker]) -> None:
+        self.slot = mmap.mmap(-1, SLOT.size)
+        SLOT.pack_into(self.slot, 0, -1, 0)
+        self.channel, theirs = socket.socketpair()
+        self.batch: _Batch | None = None
+        self.killed_for: str | None = None
+        self._seen, self._waited = -1, 0.0
+        self.pid = os.fork()
+        if self.pid == 0:
+            _child(theirs, self.slot, options, limits, [self, *others])
+        theirs.close()
+
+    def send(self, batch: _Batch) -> None:
+        """Hand over a batch; a worker that is dead already is noticed when its answer is awaited."""
+        self.batch = batch
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for piece in pack_batch(batch.items):
+                self.channel.sendall(piece)
+
+    def receive(self) -> Outcome | None:
+        """The answer to the batch in hand, or None when the worker died over it."""
+        assert self.batch is not None
+        try:
+            head = receive(self.channel, FRAME.size)
+            length, size = FRAME.unpack(head) if head else (0, 0)
+            text, raw = (receive(self.channel, length), receive(self.channel, size)) if head else (None, None)
+        except ConnectionResetError:
+            return None
+        if text is None or raw is None:
+            return None
+        answer: dict[str, Any] = json.loads(text)
+        if "bug" in answer:
+            raise RuntimeError(f"in a worker of ingest:\n{answer['bug']}")
+        items = self.batch.items
+        rejects = [(items[number], str(reason), str(detail)) for number, reason, detail in answer["rejects"]]
+        return Outcome(raw, int(answer["samples"]), rejects, len(items))
+
+    def overdue(self, elapsed: float, patience: float) -> bool:
+        """True when the image in hand has been waited for longer than `patience` (in time that we saw pass)."""
+        number, begun = SLOT.unpack_from(self.slot, 0)
+        if number < 0 or begun != self._seen:
+            self._seen, self._waited = begun, 0.0
+            return False
+        self._waited += elapsed
+        return self._waited > patience
+
+    def in_hand(self) -> int:
+        """Number of the image being examined, -1 for none."""
+        return int(SLOT.unpack_from(self.slot, 0)[0])
+
+    def kill(self, reason: str | None = None) -> None:
+        """End it now; `reason` says why, for the image in hand."""
+        self.killed_for = reason
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """Wait for the process to end and free what it held; its signal, or 0."""
+        self.channel.close()
+        try:
+            _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            status = 0
+        self.slot.close()
+        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def _child(
+    channel: socket.socket, slot: mmap.mmap, options: CheckOptions, limits: Limits, siblings: Iterable[_Worker]
+) -> None:
+    """The life of a worker process; never returns."""
+    code = 1
+    try:
+        for sibling in siblings:  # else a sibling would not notice that the parent died
+            sibling.channel.close()
+        # Ctrl-C goes to the whole group: the parent decides. And the pipe on stdout is the parent's alone.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):  # 2: libtiff and others print what they think of a file
+            os.dup2(null, standard)
+        serve(channel, slot, options, limits)
+        code = 0
+    except (BrokenPipeError, ConnectionResetError):
+        code = 0
+    finally:
+        os._exit(code)
+
+
+class Pool:
+    """`jobs` workers that examine items; results come in the order of the items."""
+
+    def __init__(self, jobs: int, options: CheckOptions, limits: Limits | None = None) -> None:
+        self._options, self._limits = options, limits or Limits()
+        self._workers: list[_Worker] = []
+        self._selector = selectors.DefaultSelector()
+        self._bad_starts = 0
+        for _ in range(jobs):
+            self._start()
+
+    def _start(self) -> _Worker:
+        worker = _Worker(self._options, self._limits, self._workers)
+        self._workers.append(worker)
+        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
+        return worker
+
+    def run(self, items: Iterable[Item]) -> Iterator[Outcome]:
+        """Examine `items` and yield what came of them, batch by batch, in their order.
+
+        Raises:
+            EnvironmentFault: workers die before they can begin.
+        """
+        batches = (_Batch(group) for group in group_items(items))
+        waiting: deque[_Batch] = deque()  # in order, answered or not
+        exhausted = False
+        while True:
+            exhausted = exhausted or not self._feed(batches, waiting)
+            while waiting and waiting[0].outcome is not None:
+                yield waiting.popleft().outcome  # type: ignore[misc]
+            if exhausted and not waiting:
+                return
+            if any(worker.batch for worker in self._workers):
+                self._collect()
+
+    def _feed(self, batches: Iterator[_Batch], waiting: deque[_Batch]) -> bool:
+        """Give every idle worker a batch, within the window; False when there are no more."""
+        for worker in self._workers:
+            if worker.batch is not None:
+                continue
+            in_flight = sum(batch.bytes for batch in waiting)
+            if waiting and (len(waiting) >= 8 * len(self._workers) or in_flight >= WINDOW_BYTES):
+                return True
+            batch = next(batches, None)
+            if batch is None:
+                return False
+            waiting.append(batch)
+            worker.send(batch)
+        return True
+
+    def _collect(self) -> None:
+        """Wait for answers, deaths and deadlines."""
+        before = time.monotonic()
+        for key, _ in self._selector.select(_POLL_SECONDS):
+            worker: _Worker = key.data
+            outcome = worker.receive() if worker.batch else None
+            if outcome is None:
+                self._replace(worker)
+                continue
+            assert worker.batch is not None
+            worker.batch.outcome, worker.batch = outcome, None
+            self._bad_starts = 0
+        # Only time spent here counts: not that of a stopped process or of a full pipe behind us.
+        elapsed = min(time.monotonic() - before, 2 * _POLL_SECONDS)
+        for worker in self._workers:
+            if worker.batch and worker.overdue(elapsed, PATIENCE * self._limits.seconds):
+                worker.kill(Reason.TIMEOUT)
+
+    def _replace(self, worker: _Worker) -> None:
+        """A new worker for one that died; the image it held is a reject, the rest of its batch starts again."""
+        self._selector.unregister(worker.channel)
+        self._workers.remove(worker)
+        batch, number = worker.batch, worker.in_hand()
+        ended_by = worker.reap()
+        if batch is not None and number >= 0:
+            batch.items[number].verdict = _cause(worker, ended_by, self._limits)
+        else:
+            self._bad_starts += 1
+            if self._bad_starts > _MAX_BAD_STARTS:
+                raise EnvironmentFault(
+                    f"ingest: workers die before they begin (signal {ended_by})", "Free memory or use fewer --jobs"
+                )
+        successor = self._start()
+        if batch is not None:
+            successor.send(batch)
+
+    def close(self, *, now: bool = False) -> None:
+        """End the workers: idle ones by closing their sockets, busy ones (or all, `now`) by killing them."""
+        for worker in self._workers:
+            if now or worker.batch is not None:
+                worker.kill()
+        while self._workers:
+            worker = self._workers.pop()
+            self._selector.unregister(worker.channel)
+            worker.reap()
+        self._selector.close()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close(now=kind is not None)
+
+
+def _cause(worker: _Worker, ended_by: int, limits: Limits) -> tuple[str, str]:
+    """(reason, detail) for the image in the hands of a worker that ended."""
+    if worker.killed_for:
+        return worker.killed_for, f"no answer within {PATIENCE * limits.seconds:g} s"
+    if ended_by == signal.SIGPROF:
+        return Reason.TIMEOUT, f"more than {limits.seconds:g} s of CPU time"
+    name = signal.Signals(ended_by).name if ended_by else "an exit"
+    return Reason.CRASHED, f"the decoder's process was ended by {name}"
+
+
+def group_items(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Items in groups of at most `BATCH_ITEMS` and about `BATCH_BYTES`: small files share a message."""
+    group: list[Item] = []
+    size = 0
+    for item in items:
+        group.append(item)
+        size += item.size
+        if len(group) >= BATCH_ITEMS or size >= BATCH_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -1,0 +1,136 @@
+"""Images named by a table (CSV, TSV or JSON lines), whose other columns travel with them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from seerctl.errors import InputError, UsageError, did_you_mean
+from seerctl.sources.item import Item
+from seerctl.sources.listing import path_item
+from seerctl.sources.names import clean, normal
+from seerctl.sources.reasons import Reason
+
+PATH_COLUMNS = ("path", "file", "image", "filename", "file_name", "filepath", "image_path")
+SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": "", ".ndjson": ""}
+MAX_FIELD = 1 << 20  # characters of one field or line
+_SAFE_INTEGER = 1 << 53
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,15})")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
+
+
+def table_items(path: Path, file: BinaryIO, path_column: str | None) -> Iterator[Item]:
+    """One item a row of `file`, which stands at `path`: files relative to the table, all other columns kept.
+
+    Empty fields are missing values. In CSV and TSV a field that is written as JSON would write a number is one; `007`
+    and `1,5` stay text.
+
+    Raises:
+        UsageError: `path_column`, or without it any usual name, is no column.
+        InputError: not a table.
+    """
+    delimiter = _delimiter(path)
+    rows = _csv_rows(path, file, delimiter) if delimiter else _json_rows(file)
+    column = path_column
+    for number, row in rows:
+        if row is None:
+            yield Item(clean(f"{path.name}:{number}"), verdict=(Reason.BAD_ROW, "not a JSON object"))
+            continue
+        column = column or _find_column(path, row)
+        if column not in row and (delimiter or path_column):
+            raise UsageError(f"{path}:{number}: no column '{column}'", did_you_mean(column, row))
+        name = row.pop(column, None)
+        if not isinstance(name, str) or not name:
+            verdict = (Reason.BAD_ROW, f"no path in column '{column}'")
+            yield Item(clean(f"{path.name}:{number}"), verdict=verdict)
+            continue
+        values = {key: infer(value) for key, value in row.items()} if delimiter else row
+        columns = {column_name(key): value for key, value in values.items() if value is not None}
+        yield path_item(clean(normal(name)), os.path.join(path.parent, name), columns)  # noqa: PTH118
+
+
+def _delimiter(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    return SUFFIXES[os.path.splitext(name)[1]]  # noqa: PTH122
+
+
+def _find_column(path: Path, row: Mapping[str, Any]) -> str:
+    for name in PATH_COLUMNS:
+        if name in row:
+            return name
+    raise UsageError(
+        f"{path}: none of its columns {', '.join(map(str, row))} is called {', '.join(PATH_COLUMNS)}",
+        "Say which one names the files: --path-column NAME",
+    )
+
+
+def column_name(name: str) -> str:
+    """A column's name as it is stored: odd characters percent-encoded, and '/' as '_', which HDF5 takes for a group."""
+    return clean(name.strip()).replace("/", "_")
+
+
+def _csv_rows(path: Path, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    csv.field_size_limit(MAX_FIELD)
+    # utf-8-sig: spreadsheets begin a file with a byte order mark.
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.reader(text, delimiter=delimiter)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if not any(names) or len(set(names)) < len(names):
+            raise InputError(f"{path}: its first line does not name the columns, each once", "Add a header line")
+        for fields in reader:
+            if fields:
+                yield reader.line_num, dict.fromkeys(names) | dict(zip(names, fields, strict=False))
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: not a table ({error})", "Check its quotes") from None
+
+
+def infer(field: str | None) -> str | int | float | None:
+    """A field as integer or number where it is written as JSON writes one, else as text; None where it is empty."""
+    if not field:
+        return None
+    if _INTEGER.fullmatch(field) and abs(int(field)) <= _SAFE_INTEGER:
+        return int(field)
+    if _NUMBER.fullmatch(field) and math.isfinite(float(field)):
+        return float(field)
+    return field.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _json_rows(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    for number, line in enumerate(iter(lambda: file.readline(MAX_FIELD), b""), start=1):
+        if not line.strip():
+            continue
+        yield number, parse_row(line)
+
+
+def parse_row(line: bytes) -> dict[str, Any] | None:
+    """A JSON object whose NaN, infinities and broken text are gone, or None when it is none."""
+    try:
+        row = json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict):
+        return None
+    return {str(name): sound(value) for name, value in row.items()}
+
+
+def sound(value: Any) -> Any:
+    """A JSON value that can be written again: no lone surrogates, no numbers beyond a double."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if abs(value) < 1 << 63 else str(value)
+    if isinstance(value, list):
+        return [sound(item) for item in value]
+    if isinstance(value, dict):
+        return {sound(name): sound(item) for name, item in value.items()}
+    return value

@@ -1,0 +1,231 @@
+"""A worker process of `ingest`: reads files, examines them, answers with finished tar records.
+
+It lives behind one socket and one slot of shared memory, decodes bytes from strangers, and may die at any moment:
+whatever it knows is in the answer to a whole batch, and the slot says which image it died on. Messages are a fixed
+header, JSON, then raw bytes; nothing that comes back is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import stat
+import struct
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from seerctl.sources.check import CheckOptions
+from seerctl.sources.item import Item
+from seerctl.sources.reasons import IGNORED, Reason, RejectedError
+from seerctl.stream.records import encode_sample
+
+if TYPE_CHECKING:
+    from seerctl.sources.decoders import Picture
+
+FRAME = struct.Struct("<IQ")  # bytes of JSON, bytes of data
+SLOT = struct.Struct("<iI")  # number of the image in hand (-1: none), count of images begun
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one image may cost: `seconds` of CPU, `memory` bytes on top of the worker's own."""
+
+    seconds: float = 20.0
+    memory: int = 1 << 31
+
+
+def pack_batch(items: list[Item]) -> list[bytes]:
+    """The request for `items`, as buffers to send one after the other."""
+    rows = [(item.source, item.path, item.size, item.offset, item.columns, item.named, item.verdict) for item in items]
+    text = json.dumps(rows).encode()
+    data = [item.data for item in items if item.data is not None and item.verdict is None]
+    return [FRAME.pack(len(text), sum(map(len, data))) + text, *data]
+
+
+def unpack_batch(text: bytes, data: bytes) -> list[Item]:
+    """The inverse of `pack_batch`."""
+    items, at = [], 0
+    for source, path, size, offset, columns, named, verdict in json.loads(text):
+        item = Item(source, path, size, offset, None, columns, named, tuple(verdict) if verdict else None)
+        if not path and verdict is None:
+            item.data = data[at : at + size]
+            at += size
+        items.append(item)
+    return items
+
+
+def serve(channel: socket.socket, slot: mmap.mmap, options: CheckOptions, limits: Limits) -> None:
+    """Answer batches until the other side closes the socket."""
+    from seerctl.sources import decoders  # noqa: PLC0415  (the parent stays without numpy and Pillow)
+
+    decoders.prepare()
+    _limit_memory(limits.memory)
+    examiner = _Examiner(slot, options, limits, decoders.examine)
+    while (head := receive(channel, FRAME.size)) is not None:
+        length, size = FRAME.unpack(head)
+        text, data = receive(channel, length), receive(channel, size)
+        if text is None or data is None:
+            return
+        try:
+            answer, raw = examiner.run(unpack_batch(text, data))
+        except Exception:
+            answer, raw = {"bug": traceback.format_exc()}, []
+        text = json.dumps(answer).encode()
+        channel.sendall(FRAME.pack(len(text), sum(map(len, raw))) + text)
+        for piece in raw:
+            channel.sendall(piece)
+
+
+def receive(channel: socket.socket, count: int) -> bytes | None:
+    """Exactly `count` bytes, or None when the other side is gone."""
+    buffer = bytearray(count)
+    view, at = memoryview(buffer), 0
+    while at < count:
+        got = channel.recv_into(view[at : at + READ_BYTES])
+        if not got:
+            return None
+        at += got
+    return bytes(buffer)
+
+
+def _limit_memory(allowance: int) -> None:
+    """Let the address space grow by `allowance` bytes and no more (where the system counts it)."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+            used = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        used = 1 << 30
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = used + allowance if hard == resource.RLIM_INFINITY else min(used + allowance, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+class _Examiner:
+    """Turns batches of items into tar records and rejects."""
+
+    def __init__(
+        self, slot: mmap.mmap, options: CheckOptions, limits: Limits, examine: Callable[[bytes, CheckOptions], Picture]
+    ) -> None:
+        self._slot, self._options, self._limits, self._examine = slot, options, limits, examine
+        self._begun = 0
+        self._path, self._file = "", -1
+
+    def run(self, items: list[Item]) -> tuple[dict[str, Any], list[bytes]]:
+        """The answer to one batch: samples as raw records in order, and (number, reason, detail) of the others."""
+        raw: list[bytes] = []
+        rejects: list[tuple[int, str, str]] = []
+        for number, item in enumerate(items):
+            if item.verdict is not None:
+                rejects.append((number, *item.verdict))
+                continue
+            self._begin(number)
+            try:
+                raw.append(self._sample(item))
+            except RejectedError as refusal:
+                rejects.append((number, *_soften(refusal, item)))
+            except MemoryError:
+                rejects.append((number, Reason.MEMORY, "reading needs more memory than allowed"))
+        self._rest()
+        return {"samples": len(raw), "rejects": rejects}, raw
+
+    def _begin(self, number: int) -> None:
+        # The kernel ends us with SIGPROF when the image has used its time; waiting, as for a slow disk, costs none.
+        signal.setitimer(signal.ITIMER_PROF, self._limits.seconds)
+        self._begun += 1
+        SLOT.pack_into(self._slot, 0, number, self._begun)
+
+    def _rest(self) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        SLOT.pack_into(self._slot, 0, -1, self._begun)
+
+    def _sample(self, item: Item) -> bytes:
+        data = self._read(item)
+        picture = self._examine(data, self._options)
+        meta = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "width": picture.width,
+            "height": picture.height,
+            "format": picture.format.name,
+            "mode": picture.mode,
+            "orientation": picture.orientation,
+            "source": item.source,
+            "columns": item.columns,
+        }
+        return encode_sample(data, picture.format.ext, meta)
+
+    def _read(self, item: Item) -> bytes:
+        limit = self._options.max_bytes
+        if item.data is not None:
+            data = item.data
+        elif item.size > limit:
+            raise RejectedError(Reason.TOO_LARGE, f"{item.size} bytes, more than {limit}")
+        elif item.offset >= 0:
+            data = self._read_part(item)
+        else:
+            data = _read_file(item.path, limit)
+        if len(data) > limit:
+            raise RejectedError(Reason.TOO_LARGE, f"more than {limit} bytes")
+        return data
+
+    def _read_part(self, item: Item) -> bytes:
+        try:
+            if item.path != self._path:
+                if self._file >= 0:
+                    os.close(self._file)
+                self._path, self._file = "", -1
+                self._file = os.open(item.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._path = item.path
+            data = os.pread(self._file, item.size, item.offset)
+        except OSError as error:
+            raise RejectedError(Reason.UNREADABLE, os.strerror(error.errno or 0)) from None
+        if len(data) != item.size:
+            raise RejectedError(Reason.UNREADABLE, f"{item.path} shrank while it was read")
+        return data
+
+
+def _read_file(path: str, limit: int) -> bytes:
+    """The bytes of a regular file, at most one more than `limit`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hold us up
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise RejectedError(Reason.UNREADABLE, "not a regular file")
+            if status.st_size > limit:
+                raise RejectedError(Reason.TOO_LARGE, f"{status.st_size} bytes, more than {limit}")
+            return _read_all(descriptor, status.st_size, limit)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise RejectedError(Reason.MISSING, "no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in a path from a table
+        detail = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise RejectedError(Reason.UNREADABLE, detail) from None
+
+
+def _read_all(descriptor: int, size: int, limit: int) -> bytes:
+    data = os.read(descriptor, size + 1)
+    if len(data) == size:
+        return data
+    parts = [data]  # it grows or shrinks under our hands, or the system reads in smaller pieces
+    total = len(data)
+    while total <= limit and (data := os.read(descriptor, READ_BYTES)):
+        parts.append(data)
+        total += len(data)
+    return b"".join(parts)
+
+
+def _soften(refusal: RejectedError, item: Item) -> tuple[str, str]:
+    """A file that never claimed to be an image is ignored rather than rejected."""
+    if refusal.reason == Reason.NOT_IMAGE and not item.named:
+        return IGNORED, refusal.detail
+    return refusal.reason, refusal.detail

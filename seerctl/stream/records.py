@@ -1,0 +1,128 @@
+"""What a sample and the two markers look like in a stream: keys, compact JSON, the running hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from seerctl.errors import InputError
+from seerctl.stream import ustar
+
+SCHEMA = "seer-stream-1"
+START = "__seer__/stream.json"
+FINISH = "__seer__/end.json"
+SAMPLE_NAME = re.compile(r"([0-9a-f]{16}-[0-9a-f]{8})\.([a-z0-9]{1,8})")
+META_FIELDS = ("columns", "format", "height", "mode", "orientation", "sha256", "source", "width")
+
+
+def compact(value: object) -> bytes:
+    """JSON with sorted keys, no spaces and ASCII only: the same value gives the same bytes everywhere."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def content_key(content: str, source: str) -> str:
+    """The key of bytes with SHA-256 `content` (hex) that came from `source`."""
+    return f"{content[:16]}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+
+
+def encode_sample(data: bytes, ext: str, meta: Mapping[str, Any]) -> bytes:
+    """The two tar members of one sample; `meta` holds at least `sha256` and `source`."""
+    key = content_key(meta["sha256"], meta["source"])
+    return ustar.member(f"{key}.{ext}", data) + ustar.member(f"{key}.json", compact(meta))
+
+
+def decode_meta(text: bytes, where: str) -> dict[str, Any]:
+    """The parsed `<key>.json`.
+
+    Raises:
+        InputError: not a JSON object, or a field of `META_FIELDS` is missing.
+    """
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error})", "Make it again from its source") from None
+    if not isinstance(meta, dict) or not all(name in meta for name in META_FIELDS):
+        raise InputError(f"{where}: not the description of a sample", "Make it again from its source")
+    sound = isinstance(meta["columns"], dict) and type(meta["width"]) is int is type(meta["height"])
+    if not sound or not all(isinstance(meta[name], str) for name in ("format", "mode", "sha256", "source")):
+        raise InputError(f"{where}: a field is of the wrong type", "Make it again from its source")
+    return meta
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sample on its way: `raw` is both members as they stand in the tar."""
+
+    key: str
+    ext: str
+    image: bytes
+    meta: dict[str, Any]
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """The end marker: what the producer says it wrote, and the running SHA-256 that proves it.
+
+    `stored` counts the bytes of all samples with headers and padding; `ignored` files neither looked like images
+    nor were named as such, and count for no rate.
+    """
+
+    samples: int
+    stored: int
+    rejects: dict[str, int] = field(default_factory=dict)
+    ignored: int = 0
+    over_limit: bool = False
+    sha256: str = ""
+    start: dict[str, Any] = field(default_factory=dict)  # the start marker it belongs to, filled in by the reader
+
+    @property
+    def rejected(self) -> int:
+        """Rejects over all reasons."""
+        return sum(self.rejects.values())
+
+    def seal(self, running: hashlib._Hash) -> bytes:
+        """The JSON of this marker, closed by the hash of everything before it and of itself."""
+        claims = self._claims()
+        running = running.copy()
+        running.update(compact(claims))
+        return compact({**claims, "sha256": running.hexdigest()})
+
+    def _claims(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "samples": self.samples,
+            "bytes": self.stored,
+            "rejects": self.rejects,
+            "ignored": self.ignored,
+            "over_limit": self.over_limit,
+        }
+
+
+def open_seal(text: bytes, running: hashlib._Hash, where: str) -> StreamEnd:
+    """The end marker in `text`, checked against the running hash.
+
+    Raises:
+        InputError: another schema, or the stream or the marker was changed on the way.
+    """
+    try:
+        table = json.loads(text)
+        end = StreamEnd(
+            samples=int(table["samples"]),
+            stored=int(table["bytes"]),
+            rejects={str(name): int(count) for name, count in table["rejects"].items()},
+            ignored=int(table["ignored"]),
+            over_limit=bool(table["over_limit"]),
+            sha256=str(table["sha256"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{where}: the end marker cannot be read", "Run ingest again") from None
+    if table.get("schema") != SCHEMA:
+        raise InputError(f"{where}: stream schema {table.get('schema')!r}, not {SCHEMA}", "Use the same version")
+    if end.seal(running) != text:
+        raise InputError(f"{where}: the stream was changed on its way: its hash is another", "Run ingest again")
+    return end

@@ -1,0 +1,156 @@
+"""The tar records of streams and shards: one canonical USTAR header per member, and nothing else accepted.
+
+Every field but name and size is fixed (mode 0444, owner 0, time 0), so reading is a comparison with what writing would
+have produced: any changed bit, odd type, PAX record or foreign field is a named fault. Tars of others are read by
+`seerctl.sources.tar`. Layout: POSIX.1-1988 ustar, https://www.gnu.org/software/tar/manual/html_node/Standard.html
+"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from seerctl.errors import InputError
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+MAX_MEMBER = 1 << 30  # bytes of one member: bounds what a reader ever holds, whatever a header claims
+CHUNK = 1 << 20
+_NAME = 100  # no prefix field: wids and DALI read the first hundred bytes alone
+_OWNER = b"0000444\x00" + b"0000000\x00" * 2
+_TIME = b"00000000000\x00"
+_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x00" * 2 + bytes(167)
+_CONSTANT_SUM = sum(_OWNER) + sum(_TIME) + 8 * ord(" ") + sum(_TAIL)  # the checksum field counts as spaces
+
+
+class TarError(InputError):
+    """Bytes that are not what `seerctl` writes; `fault` is a stable word, `offset` the byte where it was seen."""
+
+    def __init__(self, where: str, fault: str, offset: int, detail: str = "") -> None:
+        super().__init__(
+            f"{where}: damaged at byte {offset}: {fault}{f' ({detail})' if detail else ''}",
+            "Make it again from its source",
+        )
+        self.fault = fault
+        self.offset = offset
+
+
+def padded(size: int) -> int:
+    """`size` rounded up to whole 512-byte blocks."""
+    return (size + BLOCK - 1) & -BLOCK
+
+
+def header(name: str, size: int) -> bytes:
+    """The 512-byte header of a regular file of `size` bytes.
+
+    Raises:
+        ValueError: a name that is empty, not ASCII or longer than 100 bytes, or more than `MAX_MEMBER` bytes.
+    """
+    raw = name.encode("ascii")
+    if not 0 < len(raw) <= _NAME or not 0 <= size <= MAX_MEMBER:
+        raise ValueError(f"no USTAR header for {name!r} of {size} bytes")
+    length = b"%011o\x00" % size
+    checksum = sum(raw) + sum(length) + _CONSTANT_SUM
+    return b"".join((raw, bytes(_NAME - len(raw)), _OWNER, length, _TIME, b"%06o\x00 " % checksum, _TAIL))
+
+
+def member(name: str, data: bytes) -> bytes:
+    """Header, data and padding of one member."""
+    return b"".join((header(name, len(data)), data, bytes(-len(data) % BLOCK)))
+
+
+def parse(block: bytes, where: str, offset: int) -> tuple[str, int]:
+    """Name and size in a canonical header.
+
+    Raises:
+        TarError: anything else, by name: cut, zero, checksum, format, type, size, name or field.
+    """
+    try:
+        name = block[:_NAME].rstrip(b"\x00").decode("ascii")
+        size = int(block[124:135], 8)
+        if header(name, size) == block:
+            return name, size
+    except ValueError:
+        pass
+    raise TarError(where, *_diagnose(block, offset))
+
+
+def _diagnose(block: bytes, offset: int) -> tuple[str, int, str]:
+    """Which word describes a block that is no canonical header."""
+    if len(block) < BLOCK:
+        return "cut", offset, f"{len(block)} of {BLOCK} bytes of a header"
+    if not any(block):
+        return "zero", offset, "a lone block of zeros"
+    spaces = sum(block[:148]) + 8 * ord(" ") + sum(block[156:])
+    digits = block[148:156].strip(b" \x00")
+    if not digits.isdigit() or any(digit > ord("7") for digit in digits) or int(digits, 8) != spaces:
+        return "checksum", offset, "the header does not match its sum"
+    if block[257:265] != b"ustar\x0000":
+        return "format", offset, "not POSIX ustar"
+    if block[156:157] != b"0":
+        return "type", offset, f"type {block[156:157]!r} is no regular file"
+    octal = block[124:135]
+    if not octal.isdigit() or any(digit > ord("7") for digit in octal) or int(octal, 8) > MAX_MEMBER:
+        return "size", offset, f"{octal!r} is no size up to {MAX_MEMBER} bytes"
+    name = block[:_NAME].rstrip(b"\x00")
+    if not name or not name.isascii() or b"\x00" in name:
+        return "name", offset, repr(name)
+    return "field", offset, "mode, owner, time or another field is not as seerctl writes it"
+
+
+class MemberReader:
+    """Members of a tar made by `member`, from any readable binary file, in one pass and bounded memory.
+
+    `offset` counts the bytes consumed. After the two zero blocks `read_member` gives None once; then another tar may
+    follow (`cat a.tar b.tar`).
+    """
+
+    def __init__(self, file: BinaryIO, where: str) -> None:
+        self.where = where
+        self.offset = 0
+        # read1 hands over what a pipe has; read would wait for a whole chunk.
+        self._read = getattr(file, "read1", file.read)
+        self._buffer = b""
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes, fewer only at the end of the file."""
+        end = self._at + count
+        if end > len(self._buffer):
+            parts = [self._buffer[self._at :]]
+            missing = count - len(parts[0])
+            while missing > 0 and (chunk := self._read(max(CHUNK, min(missing, 16 * CHUNK)))):
+                parts.append(chunk)
+                missing -= len(chunk)
+            self._buffer, self._at, end = b"".join(parts), 0, count
+        piece = self._buffer[self._at : end]
+        self._at = min(end, len(self._buffer))
+        self.offset += len(piece)
+        return piece
+
+    def at_end(self) -> bool:
+        """True when nothing is left to read."""
+        if self._at >= len(self._buffer):
+            self._buffer, self._at = self._read(CHUNK) or b"", 0
+        return not self._buffer
+
+    def read_member(self) -> tuple[str, bytes, bytes] | None:
+        """(name, data, the member's raw bytes), or None at the two zero blocks.
+
+        Raises:
+            TarError: cut, damaged, or not written by `member`.
+        """
+        start = self.offset
+        block = self.take(BLOCK)
+        if block == END[:BLOCK]:
+            rest = self.take(BLOCK)
+            if rest != END[:BLOCK]:
+                cut = len(rest) < BLOCK
+                raise TarError(self.where, "cut" if cut else "zero", start, "the end mark is two blocks of zeros")
+            return None
+        name, size = parse(block, self.where, start)
+        body = self.take(padded(size))
+        if len(body) < padded(size):
+            raise TarError(self.where, "cut", start, f"{name}: {len(body)} of {size} bytes")
+        if size % BLOCK and any(body[size:]):
+            raise TarError(self.where, "padding", start, f"{name}: bytes after its end")
+        return name, body[:size], block + body

@@ -1,0 +1,43 @@
+"""The producing end of a stream: start marker, samples, end marker, and a running hash over all of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from seerctl import __version__
+from seerctl.stream import ustar
+from seerctl.stream.records import FINISH, SCHEMA, START, StreamEnd, compact
+
+
+class StreamWriter:
+    """Writes one stream to a binary file; without `finish` what was written is incomplete by contract.
+
+    `options` are those that change the bytes of samples: equal inputs and equal options give equal streams.
+    """
+
+    def __init__(self, file: BinaryIO, options: Mapping[str, Any]) -> None:
+        self._file = file
+        self._running = hashlib.sha256()
+        self.samples = 0
+        self.bytes = 0
+        start = {"schema": SCHEMA, "version": __version__, "options": dict(options)}
+        self._put(ustar.member(START, compact(start)))
+
+    def _put(self, raw: bytes) -> None:
+        self._running.update(raw)
+        self._file.write(raw)
+
+    def write(self, raw: bytes, samples: int = 1) -> None:
+        """Append `samples` whole samples, encoded by `records.encode_sample`."""
+        self._put(raw)
+        self.samples += samples
+        self.bytes += len(raw)
+
+    def finish(self, rejects: Mapping[str, int], *, ignored: int = 0, over_limit: bool = False) -> StreamEnd:
+        """Write the end marker and the two zero blocks, and flush."""
+        end = StreamEnd(self.samples, self.bytes, dict(sorted(rejects.items())), ignored, over_limit)
+        self._file.write(ustar.member(FINISH, end.seal(self._running)) + ustar.END)
+        self._file.flush()
+        return end
