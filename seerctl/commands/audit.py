@@ -31,7 +31,8 @@ def _names(_: click.Context, __: click.Parameter, value: Any) -> tuple[str, ...]
               help="Table with key, label, prediction and metadata columns (csv, jsonl, parquet).")  # fmt: skip
 @click.option(
     "--groups",
-    type=Names(),
+    type=click.UNPROCESSED,
+    callback=_names,
     default=(),
     metavar="A,B",
     show_default=False,
