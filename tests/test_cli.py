@@ -121,7 +121,7 @@ def test_completion_script_completes_commands(seerctl, shell: str) -> None:
     assert "_SEERCTL_COMPLETE" in seerctl("completion", shell).stdout
     done = subprocess.run(
         [sys.executable, "-c", "from seerctl.cli import main; main()"],
-        env={"_SEERCTL_COMPLETE": "bash_complete", "COMP_WORDS": "seerctl sh", "COMP_CWORD": "1", "PATH": "/usr/bin:/bin"},
+        env={"_SEERCTL_COMPLETE": "bash_complete", "COMP_WORDS": "seerctl sh", "COMP_CWORD": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout == "plain,shard\n"

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, cos, pi, sin
+from functools import cache
+from math import cos, pi, sin
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms import functional
 
-from seerctl.augment.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, CropSpec
+from seerctl.augment.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 from seerctl.augment.decode import Pixels
 from seerctl.augment.draws import ViewDraws, draw_views
 
 _MEAN = np.array(IMAGENET_MEAN, dtype=np.float64)
 _STD = np.array(IMAGENET_STD, dtype=np.float64)
+_MEAN_PLANES = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+_STD_PLANES = torch.tensor(IMAGENET_STD).view(3, 1, 1)
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's "L"
 _TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
-# The clamp to [0, 1] said in normalised units, so that jitter, grey and normalisation are one matrix.
-_FLOOR = ((0 - _MEAN) / _STD).astype(np.float32)
-_CEILING = ((1 - _MEAN) / _STD).astype(np.float32)
-
-Floats = npt.NDArray[np.float32]
 
 
 class MultiCrop:
@@ -34,40 +33,33 @@ class MultiCrop:
     def __init__(self, config: AugmentConfig, seed: int) -> None:
         self.config = config
         self.seed = seed
+        self._view = _exact_view if config.mode == "exact" else _fused_view
 
     def __call__(
         self, images: Sequence[Pixels], indices: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]
     ) -> list[Tensor]:
-        """One float32 tensor (count * B, 3, size, size) per kind of crop, crop-major, in channels-last memory.
+        """One float32 tensor (count * B, 3, size, size) per kind of crop, crop-major.
 
         `images` are B uint8 arrays (height, width, 3); pixels come out normalised by ImageNet's mean and deviation.
         """
         sizes = np.array([(image.shape[1], image.shape[0]) for image in images], dtype=np.int64).reshape(-1, 2)
-        sources = [Image.fromarray(image) for image in images]
         groups, number = [], 0
         for crop in self.config.crops:
-            views = np.empty((crop.count * len(images), crop.size, crop.size, 3), dtype=np.float32)
+            views = torch.empty(crop.count, len(images), 3, crop.size, crop.size)
             for repeat in range(crop.count):
                 draws = draw_views(self.config, crop, number, self.seed, sizes, indices, epochs)
-                for row, source in enumerate(sources):
-                    self._view(source, crop, draws, row, views[repeat * len(images) + row])
+                for row, image in enumerate(images):
+                    self._view(image, draws, row, views[repeat, row])
                 number += 1
-            groups.append(torch.from_numpy(views).permute(0, 3, 1, 2))
+            groups.append(views.flatten(0, 1))
         return groups
 
-    def _view(self, source: Image.Image, crop: CropSpec, draws: ViewDraws, row: int, out: Floats) -> None:
-        left, top, width, height = (int(value) for value in draws.box[row])
-        box = (left, top, left + width, top + height)
-        if self.config.mode == "exact":
-            view = source.crop(box).resize((crop.size, crop.size), Image.Resampling.BILINEAR)
-            _exact(view, draws, row, out)
-        else:
-            view = source.resize((crop.size, crop.size), Image.Resampling.BILINEAR, box=box)
-            _fused(view, draws, row, out)
 
-
-def _exact(view: Image.Image, draws: ViewDraws, row: int, out: Floats) -> None:
-    """SEER's order in Pillow: flip, jitter, grey, blur, normalise."""
+def _exact_view(image: Pixels, draws: ViewDraws, row: int, out: Tensor) -> None:
+    """SEER's order in Pillow: crop, resize, flip, jitter, grey, blur, normalise. Writes `out` (3, size, size)."""
+    left, top, width, height = (int(value) for value in draws.box[row])
+    box = (left, top, left + width, top + height)
+    view = Image.fromarray(image).crop(box).resize((out.shape[2], out.shape[1]), Image.Resampling.BILINEAR)
     if draws.flip[row]:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if draws.jitter[row]:
@@ -76,8 +68,8 @@ def _exact(view: Image.Image, draws: ViewDraws, row: int, out: Floats) -> None:
         view = view.convert("L").convert("RGB")
     if draws.blur[row] > 0:
         view = view.filter(ImageFilter.GaussianBlur(float(draws.blur[row])))
-    pixels = np.asarray(view, dtype=np.float32) / np.float32(255)
-    np.divide(pixels - _MEAN.astype(np.float32), _STD.astype(np.float32), out=out)
+    out.copy_(torch.from_numpy(np.array(view)).permute(2, 0, 1)).div_(255)
+    out.sub_(_MEAN_PLANES).div_(_STD_PLANES)
 
 
 def _jitter(view: Image.Image, draws: ViewDraws, row: int) -> Image.Image:
@@ -94,25 +86,29 @@ def _jitter(view: Image.Image, draws: ViewDraws, row: int) -> Image.Image:
     return view
 
 
-def _fused(view: Image.Image, draws: ViewDraws, row: int, out: Floats) -> None:
-    """The same draws as one affine map of colours, then a separable blur (which commutes with it but for the clamp)."""
-    pixels = np.asarray(view)
+def _fused_view(image: Pixels, draws: ViewDraws, row: int, out: Tensor) -> None:
+    """The same draws as one affine map of colours and a separable blur; the planes (3, size, size) stay in cache."""
+    left, top, width, height = (int(value) for value in draws.box[row])
+    crop = torch.from_numpy(image).permute(2, 0, 1)[None, :, top : top + height, left : left + width]
+    # uint8 in channels-last memory takes torch's vectorised resampler: Pillow's result, 2.5 times as fast.
+    view = interpolate(crop, size=out.shape[1:], mode="bilinear", antialias=True)
     if draws.flip[row]:
-        pixels = pixels[:, ::-1]
-    x = pixels.reshape(-1, 3).astype(np.float32)
-    matrix, offset = _color_matrix(draws, row, x)
-    np.matmul(x, matrix, out=out.reshape(-1, 3))
-    out += offset
-    np.clip(out, _FLOOR, _CEILING, out=out)
+        view = view.flip(3)
+    planes = view[0].contiguous().float().flatten(1)
+    matrix, offset = _color_matrix(draws, row, planes)
+    flat = out.flatten(1)
+    torch.addmm(offset, matrix, planes, out=flat).clamp_(0, 1)
     if draws.blur[row] > 0:
-        out[:] = _blur(out, float(draws.blur[row]))
+        kernel = _blur_matrix(out.shape[1], float(draws.blur[row]))
+        out.copy_(kernel @ (out @ kernel.T))
+    out.sub_(_MEAN_PLANES).div_(_STD_PLANES)
 
 
-def _color_matrix(draws: ViewDraws, row: int, x: Floats) -> tuple[Floats, Floats]:
-    """Colours 0-255 (P, 3) -> normalised ones as `x @ matrix + offset`: the jitter's four operations in their order."""
+def _color_matrix(draws: ViewDraws, row: int, planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Planes 0-255 (3, P) -> colours 0-1 as `matrix @ planes + offset`: the jitter's four operations in their order."""
     matrix, offset = np.eye(3) / 255, np.zeros(3)
     if draws.jitter[row]:
-        mean = x.mean(axis=0, dtype=np.float64)
+        mean = planes.mean(1).double().numpy()
         for operation in draws.order[row]:
             factor = draws.factors[row, operation]
             if operation == 0:
@@ -127,8 +123,7 @@ def _color_matrix(draws: ViewDraws, row: int, x: Floats) -> tuple[Floats, Floats
     if draws.grey[row]:
         grey = np.tile(_LUMA, (3, 1))
         matrix, offset = grey @ matrix, grey @ offset
-    matrix, offset = matrix / _STD[:, None], (offset - _MEAN) / _STD
-    return np.ascontiguousarray(matrix.T, dtype=np.float32), offset.astype(np.float32)
+    return torch.from_numpy(matrix.astype(np.float32)), torch.from_numpy(offset.astype(np.float32))[:, None]
 
 
 def _hue_rotation(turn: float) -> npt.NDArray[np.float64]:
@@ -139,17 +134,14 @@ def _hue_rotation(turn: float) -> npt.NDArray[np.float64]:
     return turned
 
 
-def _blur(x: Floats, sigma: float) -> Floats:
-    """Separable Gaussian of deviation `sigma` pixels over (H, W, 3), edges repeated."""
-    reach = max(1, ceil(2.5 * sigma))
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2) if sigma > 0 else np.ones(1)
-    weights = (taps / taps.sum()).astype(np.float32)
-    for axis in (0, 1):
-        padding = [(reach, reach) if axis == a else (0, 0) for a in range(3)]
-        padded = np.pad(x, padding, mode="edge")
-        length = x.shape[axis]
-        slices = [padded[k : k + length] if axis == 0 else padded[:, k : k + length] for k in range(2 * reach + 1)]
-        x = weights[reach] * slices[reach]
-        for k in range(reach):
-            x += weights[k] * (slices[k] + slices[2 * reach - k])
-    return x
+@cache
+def _squared_distances(size: int) -> Tensor:
+    place = torch.arange(size, dtype=torch.float32)
+    return (place[:, None] - place).square()
+
+
+def _blur_matrix(size: int, sigma: float) -> Tensor:
+    """A Gaussian of deviation `sigma` pixels as a (size, size) matrix; rows sum to 1, also at the edges."""
+    # The floor keeps far weights out of the denormals, which make the matrix product ten times slower.
+    weights = (_squared_distances(size) * (-0.5 / sigma**2)).clamp_(min=-20).exp_()
+    return weights.div_(weights.sum(1, keepdim=True))

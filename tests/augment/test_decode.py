@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+
 from seerctl.augment.decode import DecodeError, to_rgb, upright
 
 
