@@ -1,0 +1,215 @@
+"""SwAV (Caron et al. 2020, arXiv 2006.09882): predict a crop's code from the other crops of the same image.
+
+One file, no imports of ours: copy it. Everything is float32 whatever the network runs in, because half precision makes
+every code NaN (exp of a cosine of 0.56 over 0.05 is beyond float16) or wrong by percents (bfloat16). Two processes
+with half the batch each get the loss, the codes and (averaged) the gradients of one process with the whole batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
+
+# Scores are cosines: they spread over at most 2, and exp(-2 / epsilon) is a normal float32 number above this epsilon.
+SMALLEST_EPSILON_OF_EXP = 2 / 87.3
+
+Group = dist.ProcessGroup
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int, group: Group | None = None) -> Tensor:
+    """Codes: each sample's distribution over prototypes, with all prototypes used equally over the global batch.
+
+    Shapes: scores (..., B, K), one problem per leading index -> codes of the same shape, float32, each row of sum 1.
+    Alternating normalisation of exp(scores / epsilon) (Cuturi 2013; SwAV's equation 5) by scaling vectors. Over the
+    ranks of `group` (None: all of them) it takes one maximum and one sum of K numbers per problem and iteration.
+    """
+    scores = scores.float()
+    if epsilon < SMALLEST_EPSILON_OF_EXP:
+        return _sinkhorn_log(scores / epsilon, iterations, group)
+    kernel = scores.sub(_reduced(scores.amax(), dist.ReduceOp.MAX, group)).mul_(1 / epsilon).exp_()
+    rows = torch.ones(scores.shape[:-1], device=scores.device)
+    columns = torch.ones(())
+    tiny = torch.finfo(torch.float32).tiny
+    for _ in range(iterations):
+        mass = (rows.unsqueeze(-2) @ kernel).squeeze(-2)
+        columns = _reduced(mass, dist.ReduceOp.SUM, group).clamp_min_(tiny).reciprocal_()
+        rows = (kernel @ columns.unsqueeze(-1)).squeeze(-1).clamp_min_(tiny).reciprocal_()
+    return kernel.mul_(columns.unsqueeze(-2)).mul_(rows.unsqueeze(-1))
+
+
+def _sinkhorn_log(logits: Tensor, iterations: int, group: Group | None) -> Tensor:
+    """The same in the log domain, for an epsilon whose exponentials leave float32; slower, one more maximum."""
+    logits = logits - _reduced(logits.amax(), dist.ReduceOp.MAX, group)
+    for _ in range(iterations):
+        highest = _reduced(logits.amax(-2, keepdim=True), dist.ReduceOp.MAX, group)
+        mass = _reduced((logits - highest).exp().sum(-2, keepdim=True), dist.ReduceOp.SUM, group)
+        logits = logits - highest - mass.log()
+        logits = logits - logits.logsumexp(-1, keepdim=True)
+    return logits.exp()
+
+
+def _reduced(value: Tensor, operation: dist.ReduceOp.RedOpType, group: Group | None) -> Tensor:
+    if dist.is_initialized() and dist.get_world_size(group) > 1:
+        dist.all_reduce(value, operation, group)
+    return value
+
+
+def targets(codes: Tensor, crop: int) -> tuple[Tensor, int]:
+    """What crop number `crop` shall predict: the sum of the codes of all assigned crops but itself, and how many.
+
+    Shapes: codes (A, B, K), those of crops 0 ... A-1 -> (B, K). A cross-entropy is linear in its target, so one
+    log-softmax per crop serves all codes (8 instead of 14 for two big and six small crops).
+    """
+    assigned = len(codes)
+    others = [index for index in range(assigned) if index != crop]
+    total = codes[others[0]]
+    for index in others[1:]:
+        total = total + codes[index]
+    return total, len(others)
+
+
+def swav_loss(
+    scores: Sequence[Tensor],
+    codes: Tensor,
+    crops: int,
+    temperature: float,
+    first: int = 0,
+    summed: Tensor | None = None,
+) -> Tensor:
+    """The share of the loss that crops `first`, `first + 1`, ... contribute; shares add up to the whole exactly.
+
+    Codes carry no gradient, so each set of crops can go backward alone: FSDP then frees its gathered gradients early.
+    SwAV's equation 2 over all crops: mean over assigned crops i, over crops p other than i, over samples, of the
+    cross-entropy between code i and softmax(scores_p / temperature).
+
+    Shapes: each of `scores` (B, K), `codes` (A, B, K); `crops` is the number of all crops. `summed` may hold
+    `codes.sum(0)`, the target of every crop that has no code of its own.
+    """
+    assigned, batch = len(codes), codes.shape[1]
+    total = scores[0].new_zeros((), dtype=torch.float32)
+    for crop, crop_scores in enumerate(scores, first):
+        if crop >= assigned and summed is None:
+            summed = codes.sum(0)
+        target, count = targets(codes, crop) if crop < assigned else (summed, assigned)
+        total = total + _CrossEntropy.apply(crop_scores, target, count, temperature)
+    return total / (batch * assigned * (crops - 1))
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """-sum(target * log_softmax(scores / T)); its gradient in closed form: (row mass * softmax - target) / T.
+
+    Twice the speed of autograd's own, which keeps and re-reads more (B, K) tensors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, target: Tensor, mass: int, temperature: float) -> Tensor:
+        logits = F.log_softmax(scores.float() / temperature, dim=1)
+        ctx.save_for_backward(logits, target)
+        ctx.mass, ctx.temperature, ctx.dtype = mass, temperature, scores.dtype
+        loss: Tensor = -torch.linalg.vecdot(target, logits).sum()
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, target = ctx.saved_tensors
+        # In place: a second backward then fails aloud, since autograd sees that a saved tensor changed.
+        scores_gradient = logits.exp_().mul_(ctx.mass).sub_(target).mul_(gradient / ctx.temperature)
+        return scores_gradient.to(ctx.dtype), None, None, None
+
+
+@torch.no_grad()
+def use_of_prototypes(scores: Tensor, group: Group | None = None) -> Tensor:
+    """Entropy of the nearest prototypes' histogram over the largest it can be: 1 all used alike, 0 only one used.
+
+    Shape: scores (N, K) -> () float32. Not of the codes, which Sinkhorn makes uniform also when training collapses.
+    """
+    samples, prototypes = scores.shape
+    counts = torch.zeros(prototypes, device=scores.device)
+    counts.scatter_add_(0, scores.argmax(1), torch.ones(samples, device=scores.device))
+    counts = _reduced(counts, dist.ReduceOp.SUM, group)
+    share = counts / counts.sum()
+    ranks = dist.get_world_size(group) if dist.is_initialized() else 1
+    entropy: Tensor = torch.special.entr(share).sum()
+    return entropy / math.log(min(prototypes, samples * ranks))
+
+
+@torch.no_grad()
+def spread(projections: Tensor) -> Tensor:
+    """Deviation of unit projections per dimension, times sqrt(D): near 1 when they fill the sphere, 0 when all agree.
+
+    Shape: projections (N, D) -> () float32, over this rank's rows.
+    """
+    return projections.float().std(dim=0, correction=0).mean() * math.sqrt(projections.shape[1])
+
+
+class SwAV:
+    """One step of SwAV on a model that maps crops (N, 3, S, S) to unit `projections` (N, D) and `scores` (N, K).
+
+    The prototypes are `model.head.prototypes`, a bias-free linear layer whose rows this class keeps at length 1.
+    """
+
+    assigned = 2  # crops that get codes: the first two, as in SwAV and SEER (VISSL's crops_for_assign)
+
+    def __init__(
+        self, *, temperature: float, epsilon: float, iterations: int, freeze_prototypes: int, group: Group | None = None
+    ) -> None:
+        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
+        self.freeze_prototypes, self.group = freeze_prototypes, group
+
+    def accumulate(self, model: nn.Module, crops: Sequence[Tensor], batch: int, measure: bool) -> dict[str, Tensor]:
+        """Forward and backward of all crops, one kind at a time; gradients are left in the parameters.
+
+        Shapes: each of `crops` (count * batch, 3, S, S), crop-major. Returns scalars on the device, nothing read by the
+        host: `loss`, and with `measure` also `prototype_entropy` and `feature_std`.
+        """
+        total = sum(len(kind) // batch for kind in crops)
+        found: dict[str, Tensor] = {}
+        codes = summed = None
+        first = 0
+        for kind in crops:
+            projections, scores = model(kind)
+            views = scores.split(batch)
+            if codes is None:
+                codes = sinkhorn(
+                    torch.stack(views[: self.assigned]).detach(), self.epsilon, self.iterations, self.group
+                )
+                summed = codes.sum(0)
+                if measure:
+                    found["prototype_entropy"] = use_of_prototypes(scores.detach(), self.group)
+                    found["feature_std"] = spread(projections.detach())
+            loss = swav_loss(views, codes, total, self.temperature, first, summed)
+            loss.backward()  # type: ignore[no-untyped-call]
+            found["loss"] = found.get("loss", 0) + loss.detach()
+            first += len(views)
+        return found
+
+    def before_update(self, model: nn.Module, step: int) -> None:
+        """Keep the prototypes frozen during the first steps: without a gradient the optimiser passes them by."""
+        if step < self.freeze_prototypes:
+            prototypes_of(model).grad = None
+
+    def after_update(self, model: nn.Module) -> None:
+        """Bring the prototypes back to length 1; sharded rows are whole, so nothing is sent."""
+        normalise_rows(prototypes_of(model))
+
+
+def prototypes_of(model: nn.Module) -> Tensor:
+    """The prototypes (K, D) of a model with a SwAV head."""
+    return model.get_parameter("head.prototypes.weight")
+
+
+@torch.no_grad()
+def normalise_rows(weight: Tensor) -> None:
+    """Scale the rows of (K, D) to length 1 in place, also where the rows are sharded."""
+    rows = weight.to_local() if isinstance(weight, DTensor) else weight
+    rows.copy_(F.normalize(rows, dim=1))
