@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seerctl.errors import InputError
-from seerctl.files import blame
+from seerctl.files import blame, environment_fault
 from seerctl.stream.ustar import END
 
 
@@ -62,8 +62,10 @@ class ShardFile:
         return len(self._offsets) - 1
 
     def add(self, raw: bytes) -> None:
-        with blame(self.final):
+        try:
             self._file.write(raw)
+        except OSError as error:
+            raise environment_fault(error, self.final) or error from error
         self._hash.update(raw)
         self._offsets.append(self.size + len(raw))
 

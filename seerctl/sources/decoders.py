@@ -130,14 +130,15 @@ def jpeg_orientation(data: bytes) -> int:
 
     Layout: Exif 2.32, sections 4.5.2 (IFD) and 4.6.4 (orientation).
     """
-    at = 2
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+    at, size = 2, len(data)
+    while at + 4 <= size and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xDA:
+            break
+        length = data[at + 2] << 8 | data[at + 3]
         if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
             return _tiff_orientation(data[at + 10 : at + 2 + length])
-        if marker == 0xDA or length < 2:
-            break
-        at += 2 + length
+        at += 2 + max(length, 2)
     return 1
 
 

@@ -73,7 +73,7 @@ def _file_items(path: Path, options: SourceOptions, check: CheckOptions) -> Iter
     suffix = Path(name.removesuffix(".gz")).suffix
     if not path.is_file():
         raise InputError(f"{path}: neither a file nor a directory", "Name images, folders, tars, lists or tables")
-    with blame(path), path.open("rb") as file:
+    with blame(path), path.open("rb", buffering=1 << 16) as file:
         head = file.read(BLOCK)
         file.seek(0)
         if suffix in SUFFIXES:

@@ -82,7 +82,7 @@ def ingest(
     with Pool(options.jobs, options.check, options.limits) as pool:
         writer = StreamWriter(output, options.recorded())
         for outcome in pool.run(expand(arguments, stdin, options.sources, options.check)):
-            writer.write(outcome.raw, outcome.samples)
+            writer.write(outcome.raw, outcome.digests)
             _note(outcome.rejects, counts, rejects)
             if progress is not None:
                 progress(outcome.items)

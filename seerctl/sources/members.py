@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ class _Group:
 
     key: str
     images: list[Item] = field(default_factory=list)
+    size: int = 0
     sidecars: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -54,7 +54,8 @@ def tar_items(
         name = normal(member.name).lstrip("/")
         if not name or _MARKER.match(name):
             continue
-        key = posixpath.join(posixpath.dirname(name), posixpath.basename(name).partition(".")[0])
+        directory, slash, base = name.rpartition("/")
+        key = directory + slash + base.partition(".")[0]
         if key != group.key:
             yield from _finish(group, where, labels)
             group = _Group(key)
@@ -63,9 +64,11 @@ def tar_items(
             group.sidecars[suffix] = reader.read(member)
         else:
             group.images.append(_image(reader, member, name, options, path))
-            if len(group.images) >= _MAX_IMAGES or sum(item.size for item in group.images) > options.max_bytes:
+            group.size += member.size
+            if len(group.images) >= _MAX_IMAGES or group.size > options.max_bytes:
                 yield from _finish(group, where, labels)
                 group.images.clear()
+                group.size = 0
     yield from _finish(group, where, labels)
 
 
@@ -94,7 +97,7 @@ def _finish(group: _Group, where: str, labels: bool) -> Iterator[Item]:
         row = parse_row(group.sidecars["json"])
         if row is None:
             raise InputError(f"{where}: {clean(group.key)}.json is no JSON object", "Mend it or leave it out")
-        if all(name in row for name in META_FIELDS) and isinstance(row["columns"], dict):
+        if row.keys() >= META_FIELDS and isinstance(row["columns"], dict):
             columns, source = row["columns"], str(row["source"])  # a sample of ours, checked again
         else:
             columns = {column_name(name): value for name, value in row.items() if value is not None}

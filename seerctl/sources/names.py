@@ -17,6 +17,8 @@ def clean(text: str) -> str:
 
 def normal(path: str) -> str:
     """A path with '/' between its parts and without empty or '.' parts; '..' stays."""
+    if path and path[0] not in "./" and "//" not in path and "/." not in path and path[-1] != "/":
+        return path
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return ("/" if path.startswith("/") else "") + "/".join(parts)
 

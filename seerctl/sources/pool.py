@@ -30,16 +30,17 @@ BATCH_ITEMS = 64
 BATCH_BYTES = 1 << 19
 WINDOW_BYTES = 1 << 27  # of images in flight: bounds the memory of the whole pool, whatever the number of workers
 PATIENCE = 6.0  # times the CPU limit: how long an image may take by the clock, as on a disk that hangs
+DIGEST_BYTES = 32
 _POLL_SECONDS = 0.5
 _MAX_BAD_STARTS = 3
 
 
 @dataclass(slots=True)
 class Outcome:
-    """One batch, examined: `raw` holds `samples` whole samples; `rejects` are (item, reason, detail) in order."""
+    """One batch, examined: `raw` holds whole samples, `digests` 32 bytes of each; rejects as (item, reason, detail)."""
 
-    raw: bytes
-    samples: int
+    raw: memoryview
+    digests: memoryview
     rejects: list[tuple[Item, str, str]]
     items: int
 
@@ -91,7 +92,8 @@ class _Worker:
             raise RuntimeError(f"in a worker of ingest:\n{answer['bug']}")
         items = self.batch.items
         rejects = [(items[number], str(reason), str(detail)) for number, reason, detail in answer["rejects"]]
-        return Outcome(raw, int(answer["samples"]), rejects, len(items))
+        cut = DIGEST_BYTES * int(answer["samples"])
+        return Outcome(memoryview(raw)[cut:], memoryview(raw)[:cut], rejects, len(items))
 
     def overdue(self, elapsed: float, patience: float) -> bool:
         """True when the image in hand has been waited for longer than `patience` (in time that we saw pass)."""

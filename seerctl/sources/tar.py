@@ -115,11 +115,7 @@ class TarReader:
             self._left -= len(piece)
 
     def _parse(self, block: bytes, start: int) -> tuple[str, int, bytes]:
-        total = _number(block[148:156])
-        unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-        # Some old tars summed signed bytes.
-        signed = unsigned - 256 * sum(byte > 127 for byte in (*block[:148], *block[156:]))
-        if total not in (unsigned, signed):
+        if not _sum_matches(block):
             raise DamagedTarError(self._where, start, "a header does not match its sum" if start else "it is no tar")
         size = _number(block[124:136])
         if size is None:
@@ -169,8 +165,16 @@ def _number(raw: bytes) -> int | None:
     return None if match is None else int(match[1] or b"0", 8)
 
 
+def _sum_matches(block: bytes) -> bool:
+    written = _number(block[148:156])
+    rest = block[:148] + block[156:]
+    total = sum(rest) + 8 * ord(" ")
+    # Some old tars summed signed bytes.
+    return written == total or written == total - 256 * sum(byte > 127 for byte in rest)
+
+
 def looks_like_tar(block: bytes) -> bool:
     """Whether a file that begins with `block` (512 bytes) begins with a tar header."""
     if len(block) < BLOCK or not any(block):
         return False
-    return _number(block[148:156]) == sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    return _sum_matches(block)

@@ -50,13 +50,13 @@ def pack_batch(items: list[Item]) -> list[bytes]:
     return [FRAME.pack(len(text), sum(map(len, data))) + text, *data]
 
 
-def unpack_batch(text: bytes, data: bytes) -> list[Item]:
+def unpack_batch(text: bytes | bytearray, data: bytes | bytearray) -> list[Item]:
     """The inverse of `pack_batch`."""
-    items, at = [], 0
+    items, view, at = [], memoryview(data), 0
     for source, path, size, offset, columns, named, verdict in json.loads(text):
         item = Item(source, path, size, offset, None, columns, named, tuple(verdict) if verdict else None)
         if not path and verdict is None:
-            item.data = data[at : at + size]
+            item.data = bytes(view[at : at + size])
             at += size
         items.append(item)
     return items
@@ -75,16 +75,15 @@ def serve(channel: socket.socket, slot: mmap.mmap, options: CheckOptions, limits
         if text is None or data is None:
             return
         try:
-            answer, raw = examiner.run(unpack_batch(text, data))
+            answer, digests, samples = examiner.run(unpack_batch(text, data))
         except Exception:
-            answer, raw = {"bug": traceback.format_exc()}, []
-        text = json.dumps(answer).encode()
-        channel.sendall(FRAME.pack(len(text), sum(map(len, raw))) + text)
-        for piece in raw:
-            channel.sendall(piece)
+            answer, digests, samples = {"bug": traceback.format_exc()}, b"", b""
+        reply = json.dumps(answer).encode()
+        channel.sendall(FRAME.pack(len(reply), len(digests) + len(samples)) + reply + digests)
+        channel.sendall(samples)
 
 
-def receive(channel: socket.socket, count: int) -> bytes | None:
+def receive(channel: socket.socket, count: int) -> bytearray | None:
     """Exactly `count` bytes, or None when the other side is gone."""
     buffer = bytearray(count)
     view, at = memoryview(buffer), 0
@@ -93,7 +92,7 @@ def receive(channel: socket.socket, count: int) -> bytes | None:
         if not got:
             return None
         at += got
-    return bytes(buffer)
+    return buffer
 
 
 def _limit_memory(allowance: int) -> None:
@@ -119,9 +118,10 @@ class _Examiner:
         self._begun = 0
         self._path, self._file = "", -1
 
-    def run(self, items: list[Item]) -> tuple[dict[str, Any], list[bytes]]:
-        """The answer to one batch: samples as raw records in order, and (number, reason, detail) of the others."""
+    def run(self, items: list[Item]) -> tuple[dict[str, Any], bytes, bytes]:
+        """The answer to one batch: (number, reason, detail) of the rejects; digests and raw records of the others."""
         raw: list[bytes] = []
+        digests: list[bytes] = []
         rejects: list[tuple[int, str, str]] = []
         for number, item in enumerate(items):
             if item.verdict is not None:
@@ -129,13 +129,15 @@ class _Examiner:
                 continue
             self._begin(number)
             try:
-                raw.append(self._sample(item))
+                sample, digest = self._sample(item)
+                raw.append(sample)
+                digests.append(digest)
             except RejectedError as refusal:
                 rejects.append((number, *_soften(refusal, item)))
             except MemoryError:
                 rejects.append((number, Reason.MEMORY, "reading needs more memory than allowed"))
         self._rest()
-        return {"samples": len(raw), "rejects": rejects}, raw
+        return {"samples": len(raw), "rejects": rejects}, b"".join(digests), b"".join(raw)
 
     def _begin(self, number: int) -> None:
         # The kernel ends us with SIGPROF when the image has used its time; waiting, as for a slow disk, costs none.
@@ -147,7 +149,7 @@ class _Examiner:
         signal.setitimer(signal.ITIMER_PROF, 0)
         SLOT.pack_into(self._slot, 0, -1, self._begun)
 
-    def _sample(self, item: Item) -> bytes:
+    def _sample(self, item: Item) -> tuple[bytes, bytes]:
         data = self._read(item)
         picture = self._examine(data, self._options)
         meta = {

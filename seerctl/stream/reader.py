@@ -9,7 +9,17 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from seerctl.errors import InputError
-from seerctl.stream.records import FINISH, SAMPLE_NAME, SCHEMA, START, Record, StreamEnd, decode_meta, open_seal
+from seerctl.stream.records import (
+    FINISH,
+    SAMPLE_NAME,
+    SCHEMA,
+    START,
+    Record,
+    StreamEnd,
+    decode_meta,
+    open_seal,
+    sample_digest,
+)
 from seerctl.stream.ustar import MemberReader, TarError
 
 AGAIN = "Run ingest again (in scripts, 'set -o pipefail' shows that it failed)"
@@ -46,8 +56,7 @@ def _read_one(members: MemberReader) -> Iterator[Record | StreamEnd]:
             _check_end(members, end, samples, size)
             yield dataclasses.replace(end, start=start)
             return
-        record = _read_sample(members, name, data, raw, samples)
-        running.update(record.raw)
+        record = _read_sample(members, name, data, raw, samples, running)
         samples += 1
         size += len(record.raw)
         yield record
@@ -68,7 +77,7 @@ def _read_start(members: MemberReader, running: hashlib._Hash) -> dict[str, Any]
             f"{members.where}: the start marker {START} is missing",
             "Other tars go through ingest first: seerctl ingest FILE.tar | seerctl shard ...",
         )
-    running.update(member[2])
+    running.update(member[1])
     try:
         start = json.loads(member[1])
         schema = start["schema"]
@@ -99,7 +108,9 @@ def _next(members: MemberReader, samples: int) -> tuple[str, bytes, bytes]:
     return member
 
 
-def _read_sample(members: MemberReader, name: str, data: bytes, raw: bytes, samples: int) -> Record:
+def _read_sample(
+    members: MemberReader, name: str, data: bytes, raw: bytes, samples: int, running: hashlib._Hash
+) -> Record:
     offset = members.offset - len(raw)
     match = SAMPLE_NAME.fullmatch(name)
     if match is None or match[2] == "json":
@@ -108,7 +119,9 @@ def _read_sample(members: MemberReader, name: str, data: bytes, raw: bytes, samp
     second, text, more = _next(members, samples)
     if second != f"{key}.json":
         raise TarError(members.where, "member", offset, f"{name} is followed by {second!r}, not by its json")
-    return Record(key, match[2], data, decode_meta(text, f"{members.where}: {second}"), raw + more)
+    meta = decode_meta(text, f"{members.where}: {second}")
+    running.update(sample_digest(name, data, text))
+    return Record(key, match[2], data, meta, raw + more)
 
 
 def _check_end(members: MemberReader, end: StreamEnd, samples: int, size: int) -> None:

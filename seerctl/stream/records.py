@@ -1,10 +1,16 @@
-"""What a sample and the two markers look like in a stream: keys, compact JSON, the running hash."""
+"""What a sample and the two markers look like in a stream: keys, compact JSON, the running hash.
+
+The running hash covers the start marker, every sample's digest in order, and the end marker itself. Of a picture's
+bytes the digest takes a CRC-32: it notices accidents, at a tenth of the cost of another SHA-256 over everything. That
+the bytes are those of the `sha256` in their json is for `seerctl inspect --verify`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +22,16 @@ SCHEMA = "seer-stream-1"
 START = "__seer__/stream.json"
 FINISH = "__seer__/end.json"
 SAMPLE_NAME = re.compile(r"([0-9a-f]{16}-[0-9a-f]{8})\.([a-z0-9]{1,8})")
-META_FIELDS = ("columns", "format", "height", "mode", "orientation", "sha256", "source", "width")
+_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+_TYPED = ("columns", "format", "height", "mode", "orientation", "sha256", "source", "width")
+META_FIELDS = frozenset(_TYPED)
+_TYPES = (dict, str, int, str, int, str, str, int)
+_DECODE = json.JSONDecoder().decode
 
 
 def compact(value: object) -> bytes:
     """JSON with sorted keys, no spaces and ASCII only: the same value gives the same bytes everywhere."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODE(value).encode()
 
 
 def content_key(content: str, source: str) -> str:
@@ -29,10 +39,17 @@ def content_key(content: str, source: str) -> str:
     return f"{content[:16]}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
-def encode_sample(data: bytes, ext: str, meta: Mapping[str, Any]) -> bytes:
-    """The two tar members of one sample; `meta` holds at least `sha256` and `source`."""
+def sample_digest(name: str, data: bytes, text: bytes) -> bytes:
+    """What the running hash takes of one sample: its file's name, a CRC-32 of its bytes, its json."""
+    return hashlib.sha256(b"%b %08x %b" % (name.encode(), zlib.crc32(data), text)).digest()
+
+
+def encode_sample(data: bytes, ext: str, meta: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """The two tar members of one sample, and its digest; `meta` holds at least `sha256` and `source`."""
     key = content_key(meta["sha256"], meta["source"])
-    return ustar.member(f"{key}.{ext}", data) + ustar.member(f"{key}.json", compact(meta))
+    name, text = f"{key}.{ext}", compact(meta)
+    raw = b"".join((*ustar.pieces(name, data), *ustar.pieces(f"{key}.json", text)))
+    return raw, sample_digest(name, data, text)
 
 
 def decode_meta(text: bytes, where: str) -> dict[str, Any]:
@@ -42,13 +59,12 @@ def decode_meta(text: bytes, where: str) -> dict[str, Any]:
         InputError: not a JSON object, or a field of `META_FIELDS` is missing.
     """
     try:
-        meta = json.loads(text)
+        meta = _DECODE(text.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error})", "Make it again from its source") from None
-    if not isinstance(meta, dict) or not all(name in meta for name in META_FIELDS):
+    if not isinstance(meta, dict) or not meta.keys() >= META_FIELDS:
         raise InputError(f"{where}: not the description of a sample", "Make it again from its source")
-    sound = isinstance(meta["columns"], dict) and type(meta["width"]) is int is type(meta["height"])
-    if not sound or not all(isinstance(meta[name], str) for name in ("format", "mode", "sha256", "source")):
+    if tuple(map(type, map(meta.get, _TYPED))) != _TYPES:
         raise InputError(f"{where}: a field is of the wrong type", "Make it again from its source")
     return meta
 

@@ -50,12 +50,17 @@ def header(name: str, size: int) -> bytes:
         raise ValueError(f"no USTAR header for {name!r} of {size} bytes")
     length = b"%011o\x00" % size
     checksum = sum(raw) + sum(length) + _CONSTANT_SUM
-    return b"".join((raw, bytes(_NAME - len(raw)), _OWNER, length, _TIME, b"%06o\x00 " % checksum, _TAIL))
+    return b"%b%b%b%b%06o\x00 %b" % (raw.ljust(_NAME, b"\x00"), _OWNER, length, _TIME, checksum, _TAIL)
+
+
+def pieces(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Header, data and padding of one member, to be written one after the other."""
+    return header(name, len(data)), data, bytes(-len(data) % BLOCK)
 
 
 def member(name: str, data: bytes) -> bytes:
-    """Header, data and padding of one member."""
-    return b"".join((header(name, len(data)), data, bytes(-len(data) % BLOCK)))
+    """One member as one piece."""
+    return b"".join(pieces(name, data))
 
 
 def parse(block: bytes, where: str, offset: int) -> tuple[str, int]:

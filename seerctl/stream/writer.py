@@ -22,17 +22,15 @@ class StreamWriter:
         self._running = hashlib.sha256()
         self.samples = 0
         self.bytes = 0
-        start = {"schema": SCHEMA, "version": __version__, "options": dict(options)}
-        self._put(ustar.member(START, compact(start)))
+        start = compact({"schema": SCHEMA, "version": __version__, "options": dict(options)})
+        self._running.update(start)
+        file.write(ustar.member(START, start))
 
-    def _put(self, raw: bytes) -> None:
-        self._running.update(raw)
+    def write(self, raw: bytes | memoryview, digests: bytes | memoryview) -> None:
+        """Append whole samples made by `records.encode_sample`, and their digests of 32 bytes each."""
+        self._running.update(digests)
         self._file.write(raw)
-
-    def write(self, raw: bytes, samples: int = 1) -> None:
-        """Append `samples` whole samples, encoded by `records.encode_sample`."""
-        self._put(raw)
-        self.samples += samples
+        self.samples += len(digests) // hashlib.sha256().digest_size
         self.bytes += len(raw)
 
     def finish(self, rejects: Mapping[str, int], *, ignored: int = 0, over_limit: bool = False) -> StreamEnd:
