@@ -1,7 +1,7 @@
-"""Write the table that quickstart.sh ingests: `path,label,<attribute>` of scikit-learn's digits or of a folder of images.
+"""Write the table that quickstart.sh ingests: `path,label,ATTRIBUTE`, of scikit-learn's digits or of a folder of images.
 
-python make_table.py digits OUT_DIR      8x8 digits as PNG files, attribute `stroke`: thin or thick by the median ink
-python make_table.py FOLDER OUT_DIR      FOLDER/<class>/<image>, attribute `tone`: dark or light by the median brightness
+make_table.py digits OUT_DIR    8x8 digits as PNG files; ATTRIBUTE is `stroke`: thin or thick, by the median ink
+make_table.py FOLDER OUT_DIR    FOLDER/<class>/<image>; ATTRIBUTE is `tone`: dark or light, by the median brightness
 """
 
 from __future__ import annotations

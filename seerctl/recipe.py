@@ -131,11 +131,12 @@ class ParallelConfig:
     """How the ranks divide the work; none of it changes what is learnt, but for `precision` and `sync_batchnorm`.
 
     `shard`: parameters are split over all ranks, or inside each node and repeated across nodes. `sync_batchnorm`:
-    statistics over the world, a node, groups of N ranks, or each rank alone.
+    statistics over the world, a node, groups of N ranks, or each rank alone. `precision` auto: bf16 where the hardware
+    computes in it, which not every CPU does, else fp32.
     """
 
     shard: Literal["world", "node"] = "world"
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     reduce_dtype: Literal["fp32", "bf16"] = "fp32"
     sync_batchnorm: int | Literal["world", "node", "none"] = "world"
     activation_checkpointing: Literal["none", "block"] = "none"

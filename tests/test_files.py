@@ -15,9 +15,14 @@ from seerctl.files import atomic_write, blame, claim, environment_fault, free_by
 
 def test_atomic_write_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "x.bin"
-    with pytest.raises(RuntimeError), atomic_write(path) as file:
-        file.write(b"half")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert list(path.parent.iterdir()) == []
     with atomic_write(path) as file:
         file.write(b"whole")

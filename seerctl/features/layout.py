@@ -23,6 +23,7 @@ SCHEMA = "seerctl.features/1"
 CHUNK_ROWS = 256
 READ_ROWS = 64 * CHUNK_ROWS
 KEY_DTYPE = "S32"
+ATTRIBUTES = ("schema", "model", "weights_sha256", "index_sha256", "layer", "preprocess")  # and rows_done, lineage
 MAX_CATEGORIES = 3500  # in an attribute: a variable-length string takes 16 bytes of HDF5's 64 KB
 
 

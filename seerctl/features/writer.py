@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 
 from seerctl.columns import columns_from_rows
 from seerctl.errors import EnvironmentFault, InputError, UsageError
-from seerctl.features.layout import KEY_DTYPE, READ_ROWS, Header, create_datasets, text_attribute, write_column
+from seerctl.features.layout import (
+    ATTRIBUTES,
+    KEY_DTYPE,
+    READ_ROWS,
+    Header,
+    create_datasets,
+    text_attribute,
+    write_column,
+)
 from seerctl.files import blame, commit, environment_fault
 
 CHUNK_CACHE = 64 << 20  # bytes
@@ -52,15 +60,15 @@ def unfinished_rows(part: Path, header: Header, rows: int, dtype: str) -> int:
         return 0
     try:
         with h5py.File(part, "r") as file:
-            found = {name: text_attribute(file, name) for name in header.attributes()}
-            done = int(file.attrs["rows_done"])
-            shape, kind = file["features"].shape, file["features"].dtype.name
+            found, done = _identity(file), int(file.attrs["rows_done"])
     except BlockingIOError:
-        raise UsageError(f"{part}: another process is writing it", "Wait for it, or choose another output") from None
+        raise EnvironmentFault(
+            f"{part}: another process is writing it", "Wait for it, or choose another output"
+        ) from None
     except (OSError, KeyError, ValueError, TypeError):
         return 0  # killed before its first batch was safe
-    wanted = {**header.attributes(), "dtype": dtype, "rows": rows}
-    for name, value in {**found, "dtype": kind, "rows": shape[0]}.items():
+    wanted = _wanted(header, rows, dtype)
+    for name, value in found.items():
         if value != wanted[name]:
             raise UsageError(
                 f"{part}: the unfinished file of another extraction (its {name} is {_short(value)}, "
@@ -68,6 +76,34 @@ def unfinished_rows(part: Path, header: Header, rows: int, dtype: str) -> int:
                 "Repeat that command to go on with it, or pass --overwrite to drop it",
             )
     return done if _count_lines(sidecar(part)) >= done else 0
+
+
+def is_finished(path: Path, header: Header, dtype: str) -> bool:
+    """Whether `path` is the finished file of just this extraction."""
+    try:
+        with h5py.File(path, "r") as file:
+            found, rows = _identity(file), int(file.attrs["rows_done"])
+    except (OSError, KeyError, ValueError, TypeError):
+        return False
+    return found == _wanted(header, rows, dtype)
+
+
+def _identity(file: h5py.File) -> dict[str, object]:
+    """What has to agree before a file is gone on with: everything that changes a number in it."""
+    found: dict[str, object] = {name: text_attribute(file, name) for name in ATTRIBUTES}
+    found |= {"rows": file["features"].shape[0], "dtype": file["features"].dtype.name}
+    return found | {f"lineage {name}": value for name, value in _settings(json.loads(text_attribute(file, "lineage")))}
+
+
+def _wanted(header: Header, rows: int, dtype: str) -> dict[str, object]:
+    attributes = header.attributes()
+    wanted: dict[str, object] = {name: attributes[name] for name in ATTRIBUTES} | {"rows": rows, "dtype": dtype}
+    return wanted | {f"lineage {name}": value for name, value in _settings(header.lineage)}
+
+
+def _settings(lineage: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """The lineage without the places where model and data were found: they may move."""
+    return [(name, value) for name, value in lineage.items() if name != "sources"]
 
 
 class FeatureWriter:
@@ -133,8 +169,7 @@ def finish(path: Path, parts: Sequence[Path], header: Header, rows: int, columns
             write_column(file, name, column)
     commit(whole, path)
     for part in parts:
-        part.unlink(missing_ok=True)
-        sidecar(part).unlink(missing_ok=True)
+        drop(part)
 
 
 def _merge(whole: Path, parts: Sequence[Path], header: Header, rows: int) -> None:
@@ -156,6 +191,25 @@ def _merge(whole: Path, parts: Sequence[Path], header: Header, rows: int) -> Non
                 target["keys"][done : done + len(keys)] = keys[:]
                 done += len(features)
         target.attrs["rows_done"] = done
+
+
+def part_of(path: Path, rank: int = 0, world: int = 1) -> Path:
+    """What the file at `path` is called while rank `rank` of `world` makes its part of it."""
+    return path.with_name(f"{path.name}.part" if world == 1 else f"{path.name}.r{rank:05d}-of-{world:05d}.part")
+
+
+def parts_of_others(path: Path, world: int) -> list[Path]:
+    """Parts beside `path` that another number of ranks left."""
+    ours = {part_of(path, rank, world) for rank in range(world)}
+    pattern = re.compile(re.escape(path.name) + r"(\.r\d{5}-of-\d{5})?\.part")
+    found = path.parent.iterdir() if path.parent.is_dir() else ()
+    return sorted(other for other in found if pattern.fullmatch(other.name) and other not in ours)
+
+
+def drop(part: Path) -> None:
+    """Remove a part and its metadata."""
+    part.unlink(missing_ok=True)
+    sidecar(part).unlink(missing_ok=True)
 
 
 def sidecar(part: Path) -> Path:

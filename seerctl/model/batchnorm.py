@@ -60,7 +60,7 @@ class _Normalise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: PLR0917 - autograd functions take positional arguments
+    def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Group | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mean, variance, count = joined_statistics(x, group)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,12 +47,19 @@ class SwAVHead(nn.Module):
 
     def forward(self, features: Tensor) -> Prediction:
         """Trunk features (N, trunk_width) -> projections (N, dims[-1]) of unit length and scores (N, prototypes)."""
-        projections = F.normalize(self.projection(features).float(), dim=1)
-        return Prediction(projections, self.prototypes(projections))
+        projected = self.projection(features)
+        with torch.autocast(features.device.type, enabled=False):
+            projections = F.normalize(projected.float(), dim=1)
+            return Prediction(projections, self.prototypes(projections))
 
 
 class SwAVModel(nn.Module):
-    """Trunk and head as one module, so that one root shards, saves and loads both."""
+    """Trunk and head as one module, so that one root shards, saves and loads both.
+
+    `autocast` runs the trunk and the projection in bfloat16; sharded models leave it off and cast their parameters.
+    """
+
+    autocast = False
 
     def __init__(self, trunk: Trunk, head: SwAVHead) -> None:
         super().__init__()
@@ -60,5 +68,6 @@ class SwAVModel(nn.Module):
 
     def forward(self, crops: Tensor) -> Prediction:
         """Crops (N, 3, S, S) of one size -> their `Prediction`."""
-        prediction: Prediction = self.head(self.trunk(crops))
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=self.autocast):
+            prediction: Prediction = self.head(self.trunk(crops))
         return prediction
