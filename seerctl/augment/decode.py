@@ -20,7 +20,7 @@ MAX_PIXELS = 178_956_970  # Pillow's own error limit: twice a quarter of a gigab
 _ORIENTATION_TAG = 0x0112
 _CMYK = ("CMYK", "YCCK")
 # Stray bytes before a table or comment come from careless writers; before any other marker they are a damaged scan.
-_HARMLESS = re.compile(r"extraneous bytes before marker 0x(db|e[0-9a-f]|fe)")
+HARMLESS = re.compile(r"extraneous bytes before marker 0x(db|e[0-9a-f]|fe)")
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -67,7 +67,7 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
             return None
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
     except ValueError as error:
-        if _HARMLESS.search(str(error)):  # simplejpeg's own strict=False still raises on these
+        if HARMLESS.search(str(error)):  # simplejpeg's own strict=False still raises on these
             return None
         raise
     orientation = _orientation(data)

@@ -150,8 +150,10 @@ def _ledger(rejects: str | None) -> Iterator[TextIO | None]:
 
 
 def _summarise(report: IngestReport, rate: float) -> None:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.rejects.items())
-    rejected = f", {report.rejected:,} rejected ({reasons})" if reasons else ", none rejected"
-    ignored = f", {report.ignored:,} other files ignored" if report.ignored else ""
+    reasons = dict(report.rejects)
+    others = reasons.pop("ignored", 0)
+    listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    rejected = f", {report.rejected:,} rejected ({listed})" if listed else ", none rejected"
+    ignored = f", {others:,} other files ignored" if others else ""
     size = report.stored / 1e6
     say(f"ingest: {report.candidates:,} in, {report.samples:,} out{rejected}{ignored}; {size:,.1f} MB, {rate:,.0f}/s")

@@ -76,9 +76,8 @@ def shard(
         report = write_shards(_open(streams_ or ("-",)), output, options, progress)
         _summarise(report, progress.rate)
     if report.over_limit:
-        rejected = sum(report.rejects.values())
         raise RejectLimit(
-            f"shard: the set is whole, but ingest rejected {rejected:,} images, more than its limit",
+            f"shard: the set is whole, but ingest rejected {report.rejected:,} images, more than its limit",
             "See the file that ingest --rejects wrote, or raise its --max-reject-rate",
         )
 

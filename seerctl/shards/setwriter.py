@@ -123,7 +123,6 @@ class SetWriter:
             "shardlist": shards,
             **self.summary.to_json(),
             "rejects": dict(sorted(rejects.items())),
-            "ignored": self.before.get("ignored", 0) + sum(end.ignored for end in ends),
             "over_limit": self.before.get("over_limit", False) or any(end.over_limit for end in ends),
             "duplicates": self.before.get("duplicates", 0) + duplicates,
             "lineage": {"streams": self.before.get("lineage", {}).get("streams", []) + streams},

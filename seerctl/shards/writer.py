@@ -35,7 +35,7 @@ class ShardReport:
     shards: int
     sets: dict[str, int]
     rejects: dict[str, int]
-    ignored: int
+    rejected: int
     over_limit: bool
     streams: int
 
@@ -191,7 +191,7 @@ def _report(
             for name, writer in writers.items()
         },
         rejects=dict(sorted(rejects.items())),
-        ignored=sum(end.ignored for end in ends),
+        rejected=sum(end.rejected for end in ends),
         over_limit=any(end.over_limit for end in ends),
         streams=len(ends),
     )

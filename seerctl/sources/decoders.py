@@ -8,8 +8,9 @@ import warnings
 from dataclasses import dataclass
 
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from seerctl.augment.decode import HARMLESS
 from seerctl.sources.check import CheckOptions
 from seerctl.sources.magic import Format, detect
 from seerctl.sources.reasons import Reason, RejectedError
@@ -65,6 +66,15 @@ def examine(data: bytes, options: CheckOptions) -> Picture:
 
 
 def _examine_jpeg(data: bytes, found: Format, options: CheckOptions) -> Picture:
+    try:
+        return _examine_turbo(data, found, options)
+    except ValueError as error:
+        if HARMLESS.search(str(error)):  # careless writers: `to_rgb` lets Pillow read these too
+            return _examine_other(data, found, options)
+        raise
+
+
+def _examine_turbo(data: bytes, found: Format, options: CheckOptions) -> Picture:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width, height, options)
     mode = _MODES[colours]
@@ -163,5 +173,7 @@ def _valid(orientation: object) -> int:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own words hold an address, another one each time
+        return "its header cannot be read"
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 200 else text[:197] + "..."

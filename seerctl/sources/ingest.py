@@ -13,8 +13,8 @@ from seerctl.sources.check import CheckOptions
 from seerctl.sources.expand import SourceOptions, expand, require
 from seerctl.sources.item import Item
 from seerctl.sources.pool import Pool
-from seerctl.sources.reasons import IGNORED
 from seerctl.sources.worker import Limits
+from seerctl.stream.records import IGNORED
 from seerctl.stream.writer import StreamWriter
 
 
@@ -41,18 +41,13 @@ class IngestOptions:
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """Counts of one run; `candidates` leaves out the files that were ignored."""
+    """Counts of one run; `rejected` and `candidates` leave out the files that were ignored."""
 
     samples: int
     stored: int
     rejects: dict[str, int]
-    ignored: int
+    rejected: int
     over_limit: bool
-
-    @property
-    def rejected(self) -> int:
-        """Rejects over all reasons."""
-        return sum(self.rejects.values())
 
     @property
     def candidates(self) -> int:
@@ -86,13 +81,12 @@ def ingest(
             _note(outcome.rejects, counts, rejects)
             if progress is not None:
                 progress(outcome.items)
-    ignored = counts.pop(IGNORED, 0)
-    rejected = counts.total()
+    rejected = counts.total() - counts[IGNORED]
     if not writer.samples:
-        raise InputError(f"{', '.join(arguments)}: no image came through{_reasons(counts, ignored)}", "Try --rejects -")
+        raise InputError(f"{', '.join(arguments)}: no image came through{_reasons(counts)}", "Try --rejects -")
     over = rejected > options.max_reject_rate * (writer.samples + rejected)
-    end = writer.finish(counts, ignored=ignored, over_limit=over)
-    return IngestReport(end.samples, end.stored, end.rejects, ignored, over)
+    end = writer.finish(+counts, over_limit=over)
+    return IngestReport(end.samples, end.stored, end.rejects, end.rejected, over)
 
 
 def _note(refused: Sequence[tuple[Item, str, str]], counts: Counter[str], ledger: TextIO | None) -> None:
@@ -102,6 +96,6 @@ def _note(refused: Sequence[tuple[Item, str, str]], counts: Counter[str], ledger
             ledger.write(json.dumps({"source": item.source, "reason": reason, "detail": detail}) + "\n")
 
 
-def _reasons(counts: Counter[str], ignored: int) -> str:
-    parts = [f"{count} {reason}" for reason, count in sorted(counts.items())] + [f"{ignored} ignored"] * bool(ignored)
+def _reasons(counts: Counter[str]) -> str:
+    parts = [f"{count} {reason}" for reason, count in sorted((+counts).items())]
     return f" ({', '.join(parts)})" if parts else ", there is no file in it"

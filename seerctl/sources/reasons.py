@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from seerctl.stream.records import IGNORED
+
 
 class Reason(StrEnum):
     """Reject reasons. Codes are never renamed; new ones may come."""
@@ -21,9 +23,7 @@ class Reason(StrEnum):
     CRASHED = "crashed"  # the decoder's process died
     DISAGREE = "disagree"  # --check strict: two decoders see different pictures
     BAD_ROW = "bad-row"  # a table's row without a usable path
-
-
-IGNORED = "ignored"  # listed with the rejects but counted apart: neither its name nor its bytes claim to be an image
+    IGNORED = IGNORED  # neither its name nor its bytes claim to be an image: listed, but counted for no rate
 
 
 class RejectedError(Exception):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from seerctl.sources.check import CheckOptions
 from seerctl.sources.item import Item
-from seerctl.sources.reasons import IGNORED, Reason, RejectedError
+from seerctl.sources.reasons import Reason, RejectedError
 from seerctl.stream.records import encode_sample
 
 if TYPE_CHECKING:
@@ -229,5 +229,5 @@ def _read_all(descriptor: int, size: int, limit: int) -> bytes:
 def _soften(refusal: RejectedError, item: Item) -> tuple[str, str]:
     """A file that never claimed to be an image is ignored rather than rejected."""
     if refusal.reason == Reason.NOT_IMAGE and not item.named:
-        return IGNORED, refusal.detail
+        return Reason.IGNORED, refusal.detail
     return refusal.reason, refusal.detail

@@ -21,6 +21,7 @@ from seerctl.stream import ustar
 SCHEMA = "seer-stream-1"
 START = "__seer__/stream.json"
 FINISH = "__seer__/end.json"
+IGNORED = "ignored"
 SAMPLE_NAME = re.compile(r"([0-9a-f]{16}-[0-9a-f]{8})\.([a-z0-9]{1,8})")
 _ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _TYPED = ("columns", "format", "height", "mode", "orientation", "sha256", "source", "width")
@@ -84,22 +85,21 @@ class Record:
 class StreamEnd:
     """The end marker: what the producer says it wrote, and the running SHA-256 that proves it.
 
-    `stored` counts the bytes of all samples with headers and padding; `ignored` files neither looked like images
-    nor were named as such, and count for no rate.
+    `stored` counts the bytes of all samples with headers and padding. Among `rejects`, those under `IGNORED` neither
+    looked like images nor were named as such, and count for no rate.
     """
 
     samples: int
     stored: int
     rejects: dict[str, int] = field(default_factory=dict)
-    ignored: int = 0
     over_limit: bool = False
     sha256: str = ""
     start: dict[str, Any] = field(default_factory=dict)  # the start marker it belongs to, filled in by the reader
 
     @property
     def rejected(self) -> int:
-        """Rejects over all reasons."""
-        return sum(self.rejects.values())
+        """Rejects over all reasons, without what was merely ignored."""
+        return sum(self.rejects.values()) - self.rejects.get(IGNORED, 0)
 
     def seal(self, running: hashlib._Hash) -> bytes:
         """The JSON of this marker, closed by the hash of everything before it and of itself."""
@@ -114,7 +114,6 @@ class StreamEnd:
             "samples": self.samples,
             "bytes": self.stored,
             "rejects": self.rejects,
-            "ignored": self.ignored,
             "over_limit": self.over_limit,
         }
 
@@ -131,7 +130,6 @@ def open_seal(text: bytes, running: hashlib._Hash, where: str) -> StreamEnd:
             samples=int(table["samples"]),
             stored=int(table["bytes"]),
             rejects={str(name): int(count) for name, count in table["rejects"].items()},
-            ignored=int(table["ignored"]),
             over_limit=bool(table["over_limit"]),
             sha256=str(table["sha256"]),
         )

@@ -33,9 +33,9 @@ class StreamWriter:
         self.samples += len(digests) // hashlib.sha256().digest_size
         self.bytes += len(raw)
 
-    def finish(self, rejects: Mapping[str, int], *, ignored: int = 0, over_limit: bool = False) -> StreamEnd:
+    def finish(self, rejects: Mapping[str, int], *, over_limit: bool = False) -> StreamEnd:
         """Write the end marker and the two zero blocks, and flush."""
-        end = StreamEnd(self.samples, self.bytes, dict(sorted(rejects.items())), ignored, over_limit)
+        end = StreamEnd(self.samples, self.bytes, dict(sorted(rejects.items())), over_limit)
         self._file.write(ustar.member(FINISH, end.seal(self._running)) + ustar.END)
         self._file.flush()
         return end
