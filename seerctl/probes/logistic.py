@@ -9,6 +9,8 @@ of Statistical Mathematics 44 (1992) 197-200), so that L-BFGS needs fewer steps;
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 ROWS = 65536  # rows whose logits are held at a time
 MAX_STEPS = 1000
+SMALL = 20_000_000  # multiplications of one evaluation
 GRADIENT_TOLERANCE = 1e-6  # of the largest entry, in the scaled coordinates
 
 
@@ -104,10 +107,22 @@ def solve(problem: Problem, l2: float, start: Solution | None = None) -> Solutio
         weight.grad, bias.grad = weight_gradient * scale, bias_gradient
         return loss
 
-    with torch.no_grad():
+    with torch.no_grad(), _few_threads(features.numel() * classes):
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         loss = float(closure())
     return Solution((weight * scale).detach(), bias.detach(), loss, optimizer.state[weight]["n_iter"])
+
+
+@contextlib.contextmanager
+def _few_threads(work: int) -> Iterator[None]:
+    """One thread for `work` too small to share: on a busy machine its barriers would cost ten times the work."""
+    before = torch.get_num_threads()
+    if work < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def objective(
