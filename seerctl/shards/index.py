@@ -55,12 +55,19 @@ def index_path(where: str | Path) -> Path:
         raise InputError(f"{where}: shard sets are read from local paths", "Mount or copy it, then name the directory")
     if not path.exists():
         raise InputError(f"{path}: no such shard set", "Make one: seerctl ingest SOURCE | seerctl shard -o DIR")
-    splits = sorted(child.parent.name for child in path.glob(f"*/{INDEX}")) if path.is_dir() else []
+    splits = split_paths(path)
     if splits:
-        raise InputError(
-            f"{path}: holds the splits {', '.join(splits)}", f"Name one of them, such as {path / splits[0]}"
-        )
+        raise InputError(f"{path}: holds the splits {', '.join(splits)}", f"Name one of them: {min(splits.values())}")
+    if path.is_dir() and any(path.glob("*.partial")):
+        raise InputError(f"{path}: no shard set, the stream into it broke off", "Run ingest and shard again")
     raise InputError(f"{path}: not a shard set, it has no {INDEX}", "Make one: seerctl shard -o DIR")
+
+
+def split_paths(path: Path) -> dict[str, Path]:
+    """The sets below a directory that is none itself, by the name of the split."""
+    if not path.is_dir() or (path / INDEX).is_file():
+        return {}
+    return {index.parent.name: index.parent for index in sorted(path.glob(f"*/{INDEX}"))}
 
 
 def load_index(path: Path) -> tuple[dict[str, Any], str]:
