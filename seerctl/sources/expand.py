@@ -7,10 +7,11 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from seerctl.errors import InputError
 from seerctl.files import blame
@@ -26,6 +27,7 @@ from seerctl.stream.ustar import BLOCK, CHUNK
 STDIN = "-"
 _LIST_SUFFIXES = (".txt", ".lst", ".list")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"}
+_INFLATERS: dict[str, Callable[[Any], object]] = {"gzip": gzip.open, "xz": lzma.LZMAFile, "bzip2": bz2.BZ2File}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def _file_items(path: Path, options: SourceOptions, check: CheckOptions) -> Iter
         head = file.read(BLOCK)
         file.seek(0)
         if suffix in SUFFIXES:
-            yield from _guard(table_items(path, _inflate(file, head), options.path_column), str(path))
+            opener = partial(_open_inflated, path, head)
+            yield from _guard(table_items(path, opener, options.path_column), str(path))
         elif looks_like_tar(head):
             yield from tar_items(file, str(path), check, options.labels, path)
         elif compression(head):
@@ -129,11 +132,13 @@ def compression(head: bytes) -> str | None:
 
 def _inflate(file: BinaryIO, head: bytes) -> BinaryIO:
     kind = compression(head)
-    if kind == "gzip":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-    if kind == "xz":
-        return cast(BinaryIO, lzma.LZMAFile(file))
-    return cast(BinaryIO, bz2.BZ2File(file)) if kind else file
+    return cast(BinaryIO, _INFLATERS[kind](file)) if kind else file
+
+
+def _open_inflated(path: Path, head: bytes) -> BinaryIO:
+    """The file at `path`, which begins with `head`, without its compression; closing it closes all of it."""
+    kind = compression(head)
+    return cast(BinaryIO, _INFLATERS[kind](path)) if kind else path.open("rb")
 
 
 def _guard(items: Iterator[Item], where: str) -> Iterator[Item]:

@@ -83,7 +83,10 @@ def ingest(
                 progress(outcome.items)
     rejected = counts.total() - counts[IGNORED]
     if not writer.samples:
-        raise InputError(f"{', '.join(arguments)}: no image came through{_reasons(counts)}", "Try --rejects -")
+        where = ", ".join(arguments)
+        if not counts:
+            raise InputError(f"{where}: there is no file in it", "Name a place that holds images")
+        raise InputError(f"{where}: no image came through ({_reasons(counts)})", "See why: --rejects -")
     over = rejected > options.max_reject_rate * (writer.samples + rejected)
     end = writer.finish(+counts, over_limit=over)
     return IngestReport(end.samples, end.stored, end.rejects, end.rejected, over)
@@ -97,5 +100,4 @@ def _note(refused: Sequence[tuple[Item, str, str]], counts: Counter[str], ledger
 
 
 def _reasons(counts: Counter[str]) -> str:
-    parts = [f"{count} {reason}" for reason, count in sorted((+counts).items())]
-    return f" ({', '.join(parts)})" if parts else ", there is no file in it"
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted((+counts).items()))

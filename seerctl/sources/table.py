@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,18 +26,19 @@ _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,15})")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 
 
-def table_items(path: Path, file: BinaryIO, path_column: str | None) -> Iterator[Item]:
-    """One item a row of `file`, which stands at `path`: files relative to the table, all other columns kept.
+def table_items(path: Path, opener: Callable[[], BinaryIO], path_column: str | None) -> Iterator[Item]:
+    """One item a row of the table at `path`, opened by `opener`: files relative to it, all other columns kept.
 
-    Empty fields are missing values. In CSV and TSV a field that is written as JSON would write a number is one; `007`
-    and `1,5` stay text.
+    Empty fields are missing values. A column of a CSV or TSV whose every field is written as JSON writes numbers holds
+    numbers, any other text: `007`, `1,5` and `n/a` make it text. To know that, the table is read twice.
 
     Raises:
         UsageError: `path_column`, or without it any usual name, is no column.
         InputError: not a table.
     """
     delimiter = _delimiter(path)
-    rows = _csv_rows(path, file, delimiter) if delimiter else _json_rows(file)
+    rows: Iterator[tuple[int, dict[str, Any] | None]]
+    rows = _csv_rows(path, opener, delimiter, path_column) if delimiter else _json_rows(opener)
     column = path_column
     for number, row in rows:
         if row is None:
@@ -51,8 +52,7 @@ def table_items(path: Path, file: BinaryIO, path_column: str | None) -> Iterator
             verdict = (Reason.BAD_ROW, f"no path in column '{column}'")
             yield Item(clean(f"{path.name}:{number}"), verdict=verdict)
             continue
-        values = {key: infer(value) for key, value in row.items()} if delimiter else row
-        columns = {column_name(key): value for key, value in values.items() if value is not None}
+        columns = {column_name(key): value for key, value in row.items() if value is not None}
         yield path_item(clean(normal(name)), os.path.join(path.parent, name), columns)  # noqa: PTH118
 
 
@@ -76,38 +76,62 @@ def column_name(name: str) -> str:
     return clean(name.strip()).replace("/", "_")
 
 
-def _csv_rows(path: Path, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def _csv_rows(
+    path: Path, opener: Callable[[], BinaryIO], delimiter: str, path_column: str | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, row) with the types of whole columns; what names a file stays text."""
+    kinds: dict[str, Callable[[str], Any]] = {}
+    for _, row in _text_rows(path, opener, delimiter):
+        for name, field in row.items():
+            if field and kinds.get(name) is not plain_text:
+                kinds[name] = _wider(kinds.get(name, int), _kind(field))
+    kept_as_text = {path_column} if path_column else set(PATH_COLUMNS)
+    kinds |= dict.fromkeys(kept_as_text & kinds.keys(), str)
+    for number, row in _text_rows(path, opener, delimiter):
+        yield number, {name: kinds[name](field) if field else None for name, field in row.items()}
+
+
+def _text_rows(
+    path: Path, opener: Callable[[], BinaryIO], delimiter: str
+) -> Iterator[tuple[int, dict[str, str | None]]]:
     csv.field_size_limit(MAX_FIELD)
     # utf-8-sig: spreadsheets begin a file with a byte order mark.
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, delimiter=delimiter)
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        if not any(names) or len(set(names)) < len(names):
-            raise InputError(f"{path}: its first line does not name the columns, each once", "Add a header line")
-        for fields in reader:
-            if fields:
-                yield reader.line_num, dict.fromkeys(names) | dict(zip(names, fields, strict=False))
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: not a table ({error})", "Check its quotes") from None
+    with io.TextIOWrapper(opener(), encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        reader = csv.reader(text, delimiter=delimiter)
+        try:
+            names = [name.strip() for name in next(reader, [])]
+            if not any(names) or len(set(names)) < len(names):
+                raise InputError(f"{path}: its first line does not name the columns, each once", "Add a header line")
+            for fields in reader:
+                if fields:
+                    yield reader.line_num, dict.fromkeys(names) | dict(zip(names, fields, strict=False))
+        except csv.Error as error:
+            raise InputError(f"{path}:{reader.line_num}: not a table ({error})", "Check its quotes") from None
 
 
-def infer(field: str | None) -> str | int | float | None:
-    """A field as integer or number where it is written as JSON writes one, else as text; None where it is empty."""
-    if not field:
-        return None
+def _kind(field: str) -> Callable[[str], Any]:
+    """What a field could be: int, float, or text."""
     if _INTEGER.fullmatch(field) and abs(int(field)) <= _SAFE_INTEGER:
-        return int(field)
-    if _NUMBER.fullmatch(field) and math.isfinite(float(field)):
-        return float(field)
+        return int
+    return float if _NUMBER.fullmatch(field) and math.isfinite(float(field)) else plain_text
+
+
+def _wider(first: Callable[[str], Any], second: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The type that holds both."""
+    order = (int, float, plain_text)
+    return max(first, second, key=order.index)
+
+
+def plain_text(field: str) -> str:
+    """Text whose bytes that are no UTF-8 are marked as such."""
     return field.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _json_rows(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    for number, line in enumerate(iter(lambda: file.readline(MAX_FIELD), b""), start=1):
-        if not line.strip():
-            continue
-        yield number, parse_row(line)
+def _json_rows(opener: Callable[[], BinaryIO]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    with opener() as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_FIELD), b""), start=1):
+            if line.strip():
+                yield number, parse_row(line)
 
 
 def parse_row(line: bytes) -> dict[str, Any] | None:
