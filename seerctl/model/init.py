@@ -35,8 +35,15 @@ def _fill(parameter: Tensor, module: nn.Conv2d | nn.Linear, name: str, seed: int
     else:
         bound = 1.0 / math.sqrt(module.weight.shape[1:].numel())
         full.uniform_(-bound, bound, generator=generator)
+    fill(parameter, full)
+
+
+@torch.no_grad()
+def fill(parameter: Tensor, full: Tensor) -> None:
+    """Copy `full` into `parameter`; of a sharded parameter every rank, holding the same `full`, takes its own part."""
     if isinstance(parameter, DTensor):
-        # src_data_rank=None: every rank drew the same tensor and keeps its own part, nothing is sent.
+        full = full.to(parameter.device)
+        # src_data_rank=None: nothing is sent.
         full = distribute_tensor(full, parameter.device_mesh, parameter.placements, src_data_rank=None)
     parameter.copy_(full)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save as to_bytes
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from seerctl.errors import InputError
-from seerctl.files import atomic_write, blame
+from seerctl.errors import EnvironmentFault, InputError
+from seerctl.files import blame, commit
 from seerctl.model.sizes import RegNetSize, name_of
 
 FORMAT = "seerctl-weights-v1"
@@ -37,8 +37,15 @@ class Weights:
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write `state` (keys `trunk.*` and `head.*`) to a safetensors file, atomically."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    with atomic_write(path) as file:
-        file.write(to_bytes(tensors, metadata={**metadata, "format": FORMAT}))
+    temporary = path.with_name(path.name + ".tmp")
+    with blame(path):
+        try:
+            save_file(tensors, temporary, metadata={**metadata, "format": FORMAT})
+            commit(temporary, path)
+        except safetensors.SafetensorError as error:
+            raise EnvironmentFault(f"{path}: could not be written ({error})") from None
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def load_weights(path: Path) -> Weights:

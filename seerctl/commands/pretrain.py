@@ -1,0 +1,144 @@
+"""`seerctl pretrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from seerctl.console import Progress, emit, say
+from seerctl.errors import Diverged, GateFailed, Saved, SeerctlError, UsageError
+from seerctl.options import SeerCommand, output_format, output_path
+
+if TYPE_CHECKING:
+    from seerctl.recipe import Recipe
+    from seerctl.train.launch import Launcher, Layout
+
+EXAMPLES = (
+    "seerctl pretrain --recipe nano --data shards/ -o run/",
+    "seerctl pretrain --recipe 10b --nodes 62 --gpus-per-node 8 --dry-run",
+)
+
+
+@click.command(cls=SeerCommand, examples=EXAMPLES)
+@click.option("--recipe", required=True, metavar="NAME|FILE", help="What to train: see 'seerctl recipes ls'.")
+@click.option("--data", default=None, metavar="SET",
+              help="Shard set: a directory written by 'shard', or its index.json.")  # fmt: skip
+@output_path("The run directory; the same command goes on where a run in it stands.", required=False)
+@click.option("--nodes", type=click.IntRange(min=1), default=1, help="Machines that share the work.")
+@click.option("--gpus-per-node", type=click.IntRange(min=1), default=None, show_default="this machine's GPUs, or 1",
+              help="Processes on each machine; without GPUs they compute on the CPU.")  # fmt: skip
+@click.option("--launcher", type=click.Choice(["auto", "local", "torchrun", "print"]), default="auto",
+              help="Who starts the processes: as needed, nobody, torchrun, or you by printed commands.")  # fmt: skip
+@click.option("--init", type=click.Path(path_type=Path), default=None, metavar="WEIGHTS",
+              help="Start from these weights: a run, or a safetensors file of the same size.")  # fmt: skip
+@click.option("--set", multiple=True, metavar="KEY=VALUE",
+              help="Override one value of the recipe, as in data.batch=512; may be repeated.")  # fmt: skip
+@click.option("--dry-run", is_flag=True,
+              help="Show the resolved recipe and its memory, train nothing; exit 3 if it cannot fit.")  # fmt: skip
+@click.option("--fresh", is_flag=True, help="Start over in a new place beside a run that exists.")
+@output_format
+def pretrain(
+    recipe: str,
+    data: str | None,
+    output: Path | None,
+    nodes: int,
+    gpus_per_node: int | None,
+    launcher: str,
+    init: Path | None,
+    set: tuple[str, ...],
+    dry_run: bool,
+    fresh: bool,
+    output_format: str,
+) -> int:
+    """Train a RegNetY with SwAV on a shard set.
+
+    Writes recipe.toml, metrics.jsonl, checkpoints/ and at the end weights.safetensors into the run directory. A signal
+    (Ctrl-C, SIGTERM, SIGUSR2) saves a checkpoint and exits 75; the same command then goes on, on any number of
+    processes that divides the batch.
+    """
+    from seerctl.recipe import find, load_recipe
+
+    loaded = load_recipe(recipe, set)
+    place = _layout(loaded, cast("Launcher", launcher), nodes, gpus_per_node, dry_run)
+    if dry_run:
+        return _dry_run(loaded, place, data, output_format)
+    if data is None or output is None:
+        missing = "--data" if data is None else "--output"
+        raise UsageError(f"seerctl pretrain: missing option '{missing}'", "Name the shard set and the run directory")
+    if fresh:
+        from seerctl.train.run import fresh_place
+
+        output = fresh_place(output)
+    if place.start == "here":
+        return _train(loaded, data, output, init)
+    arguments = ["pretrain", "--recipe", str(find(recipe)), "--data", data, "-o", str(output)]
+    arguments += ["--init", str(init)] if init else []
+    arguments += [part for override in set for part in ("--set", override)]
+    return _start(place, arguments, output)
+
+
+def _layout(recipe: Recipe, launcher: Launcher, nodes: int, per_node: int | None, dry_run: bool) -> Layout:
+    import torch
+
+    from seerctl.train.launch import layout
+
+    gpus = 0 if recipe.run.device == "cpu" or not torch.cuda.is_available() else torch.cuda.device_count()
+    return layout(launcher, nodes, per_node, gpus, dry_run=dry_run)
+
+
+def _start(place: Layout, arguments: list[str], output: Path) -> int:
+    from seerctl.train.launch import commands, run_torchrun
+
+    if place.start == "print":
+        for line in commands(place, arguments):
+            click.echo(line)
+        return 0
+    run_torchrun(place, arguments)
+    say(f"done: {output / 'weights.safetensors'}")
+    return 0
+
+
+def _train(recipe: Recipe, data: str, output: Path, init: Path | None) -> int:
+    from seerctl.train.launch import report_outcome
+    from seerctl.train.start import images_to_go, train
+
+    try:
+        with Progress("pretrain", images_to_go(recipe, data, output)) as progress:
+            done = train(recipe, data, output, init=init, progress=progress)
+    except SeerctlError as error:
+        if not report_outcome(error):
+            raise
+        # All ranks end with these together; torchrun must not take the first to leave for a failure.
+        return 0 if isinstance(error, (Saved, Diverged)) else error.exit_code
+    rate = done.images / max(done.seconds, 1e-9)
+    say(f"steps {done.start} to {done.steps}, {done.images:,} images, {rate:,.0f} images/s: {done.weights}")
+    return 0
+
+
+def _dry_run(recipe: Recipe, place: Layout, data: str | None, output_format: str) -> int:
+    from seerctl.shards.index import ShardSet
+    from seerctl.train.estimate import plan
+    from seerctl.train.world import pick_device
+
+    samples = len(ShardSet.open(data)) if data else None
+    result = plan(recipe, place.nodes, place.per_node, pick_device(recipe.run.device), samples)
+    emit(result, output_format, _plan_text(result, recipe))
+    if result["fits"] is False:
+        raise GateFailed(result["verdict"], "Use more nodes or GPUs")
+    return 0
+
+
+def _plan_text(result: dict[str, Any], recipe: Recipe) -> str:
+    from seerctl.recipe import dump
+
+    params, batch, steps = result["params"], result["batch"], result["steps"]
+    lines = [
+        f"parameters  {params['total']:,} (trunk {params['trunk']:,}, head {params['head']:,})",
+        f"ranks       {result['ranks']} ({result['nodes']} nodes of {result['gpus_per_node']})",
+        f"batch       {batch['global']} ({batch['per_rank']} a rank), peak learning rate {result['peak_lr']:g}",
+        f"steps       {steps if steps is not None else 'by the size of --data'}",
+        f"memory      {result['verdict']}",
+    ]
+    return "\n".join([dump(recipe), *lines])

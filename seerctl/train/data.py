@@ -1,0 +1,115 @@
+"""From a shard set to crops: the reading plan's steps, decoded and augmented in loader workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from seerctl.augment.decode import DecodeError, to_rgb
+from seerctl.augment.multicrop import MultiCrop
+from seerctl.errors import InputError, SeerctlError
+from seerctl.recipe import Recipe
+from seerctl.shards.index import ShardSet
+from seerctl.shards.pipeline import StepBatch, pipeline
+from seerctl.train.world import World
+
+
+@dataclass(slots=True)
+class CropBatch:
+    """One rank's part of a step: per kind of crop a float32 tensor (count * B, 3, S, S), crop-major.
+
+    `fault` stands for crops when reading failed: (class, message, hint), as a worker process cannot raise here.
+    """
+
+    step: int
+    epoch: int
+    keys: list[str]
+    crops: list[Tensor]
+    fault: tuple[type[SeerctlError], str, str] | None = None
+
+    def pin_memory(self) -> CropBatch:
+        """The same in page-locked memory (called by the DataLoader for GPUs)."""
+        self.crops = [kind.pin_memory() for kind in self.crops]
+        return self
+
+
+class Views:
+    """The pipeline stage that turns samples into crops; views depend on (seed, epoch, sample) alone."""
+
+    def __init__(self, recipe: Recipe, location: str) -> None:
+        self.multicrop = MultiCrop(recipe.augment, recipe.run.seed)
+        self.location = location
+
+    def __call__(self, batches: Iterable[StepBatch]) -> Iterator[CropBatch]:
+        """Crops of every batch; after a fault, one last batch that carries it."""
+        try:
+            for batch in batches:
+                yield self.crops(batch)
+        except SeerctlError as error:
+            yield CropBatch(-1, -1, [], [], (type(error), error.message, error.hint))
+
+    def crops(self, batch: StepBatch) -> CropBatch:
+        """Decode and augment one batch.
+
+        Raises:
+            InputError: a sample that cannot be decoded; the message names its key.
+        """
+        images = []
+        for sample in batch.samples:
+            try:
+                images.append(to_rgb(sample.image))
+            except DecodeError as error:
+                raise InputError(
+                    f"{self.location}: sample {sample.key} cannot be decoded ({error})",
+                    "Write the set again from 'seerctl ingest --check decode'",
+                ) from None
+        crops = self.multicrop(images, batch.indices, batch.epochs)
+        return CropBatch(batch.step, int(batch.epochs[0]), [sample.key for sample in batch.samples], crops)
+
+
+def loader(shards: ShardSet, recipe: Recipe, world: World, start: int, stop: int) -> Iterator[CropBatch]:
+    """The crops of steps [start, stop) for this rank, in order, made ahead by `data.workers` processes.
+
+    Raises:
+        SeerctlError: what went wrong while reading, as a worker met it.
+    """
+    stages = [Views(recipe, shards.location)]
+    steps = pipeline(
+        shards,
+        batch=recipe.data.batch,
+        seed=recipe.run.seed,
+        start=start,
+        stop=stop,
+        rank=world.rank,
+        world=world.size,
+        stages=stages,
+    )
+    workers = min(worker_count(recipe, world), max(stop - start, 0))
+    options: dict[str, Any] = {"worker_init_fn": _quiet_worker, "prefetch_factor": 2} if workers else {}
+    batches = DataLoader(steps, batch_size=None, num_workers=workers, pin_memory=world.device.type == "cuda", **options)
+    for batch in batches:
+        if batch.fault is not None:
+            kind, message, hint = batch.fault
+            raise kind(message, hint)
+        yield batch
+
+
+def worker_count(recipe: Recipe, world: World) -> int:
+    """Loader processes of this rank: as the recipe says, or its share of the cores."""
+    if recipe.data.workers == "auto":
+        return max(1, len(os.sched_getaffinity(0)) // world.local_size)
+    return recipe.data.workers
+
+
+def _quiet_worker(_: int) -> None:
+    # Signals of a terminal or a scheduler reach workers too: they go on until the trainer has saved and closes them.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,142 @@
+"""From one command to all processes of a run: this one, torchrun's on this machine, or the commands to type on each.
+
+Children report through a file (`SEERCTL_OUTCOME`), because torchrun's exit code is not its workers'; they are asked to
+stop through another (`SEERCTL_STOP_FILE`), because torchrun kills them 30 s after a signal and a checkpoint may take
+longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from seerctl.errors import EnvironmentFault, ExitCode, SeerctlError, UsageError
+from seerctl.train.signals import STOP_FILE
+
+Launcher = Literal["auto", "local", "torchrun", "print"]
+OUTCOME = "SEERCTL_OUTCOME"
+GPUS_OF_A_NODE = 8  # assumed where several nodes are asked for and this machine has no GPU
+PORT = 29500
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How many processes run where, and how they are started: in this process, by torchrun, or by the user."""
+
+    nodes: int
+    per_node: int
+    start: Literal["here", "torchrun", "print"]
+
+    @property
+    def ranks(self) -> int:
+        """All processes."""
+        return self.nodes * self.per_node
+
+
+def layout(launcher: Launcher, nodes: int, per_node: int | None, gpus: int, *, dry_run: bool = False) -> Layout:
+    """What to start, from the options and the `gpus` of this machine.
+
+    Raises:
+        UsageError: several nodes without a way to reach them, or options that contradict each other.
+    """
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        ranks, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return Layout(ranks // local, local, "here")
+    count = per_node or gpus or (GPUS_OF_A_NODE if nodes > 1 else 1)
+    if launcher == "print":
+        return Layout(nodes, count, "print")
+    if nodes > 1 and not dry_run:
+        raise UsageError(
+            f"--nodes {nodes}: this process is in no allocation of several nodes",
+            "--launcher print shows the command to run on each of them",
+        )
+    if launcher == "local" and count > 1 and not dry_run:
+        raise UsageError(f"--launcher local runs one process, not {count}", "Use --launcher torchrun")
+    return Layout(nodes, count, "torchrun" if launcher == "torchrun" or count > 1 else "here")
+
+
+def commands(plan: Layout, arguments: Sequence[str]) -> list[str]:
+    """The shell command of every node, first node first; $HEAD stands for the first node's address."""
+    job = shlex.join(["-m", "seerctl", *arguments])
+    if plan.nodes == 1:
+        return [f"torchrun --standalone --nproc-per-node {plan.per_node} {job}"]
+    return [
+        f"torchrun --nnodes {plan.nodes} --node-rank {node} --nproc-per-node {plan.per_node}"
+        f' --master-addr "$HEAD" --master-port {PORT} {job}'
+        for node in range(plan.nodes)
+    ]
+
+
+def run_torchrun(plan: Layout, arguments: Sequence[str]) -> None:
+    """Run `seerctl ARGUMENTS` as `plan.per_node` processes of this machine and wait.
+
+    Raises:
+        SeerctlError: what a process reported (the class with its exit code); EnvironmentFault when one was lost.
+    """
+    with tempfile.TemporaryDirectory(prefix="seerctl-") as folder:
+        outcome, stop = Path(folder) / "outcome.json", Path(folder) / "stop"
+        environment = {
+            **os.environ,
+            OUTCOME: str(outcome),
+            STOP_FILE: str(stop),
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a restarted worker must not read the old one's addresses
+        }
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // plan.per_node)))
+        agent = [sys.executable, "-m", "seerctl.train.agent", "--standalone", "--nproc-per-node", str(plan.per_node)]
+        code = _wait([*agent, "-m", "seerctl", *arguments], environment, stop)
+        if outcome.exists():
+            _raise_reported(json.loads(outcome.read_text(encoding="utf-8")))
+    if code:
+        raise EnvironmentFault(
+            "a training process was lost", "See its last words above, then start again to go on from the checkpoint"
+        )
+
+
+def _wait(command: Sequence[str], environment: dict[str, str], stop: Path) -> int:
+    # A session of its own: signals of the terminal reach this process alone, which passes them on as a request.
+    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command
+
+    def ask(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and stop.exists():
+            os.killpg(process.pid, signal.SIGKILL)
+            raise KeyboardInterrupt
+        stop.write_text(signal.Signals(number).name, encoding="ascii")
+
+    names = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+    before = {name: signal.signal(name, ask) for name in names}
+    try:
+        return process.wait()
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def report_outcome(error: SeerctlError) -> bool:
+    """Leave `error` for the process that started the ranks, once; False when nobody waits for it."""
+    place = os.environ.get(OUTCOME)
+    if place is None:
+        return False
+    report = {"exit_code": int(error.exit_code), "message": error.message, "hint": error.hint}
+    with contextlib.suppress(FileExistsError), Path(place).open("x", encoding="utf-8") as file:
+        json.dump(report, file)
+    return True
+
+
+def _raise_reported(report: dict[str, Any]) -> None:
+    class Reported(SeerctlError):
+        exit_code = ExitCode(report["exit_code"])
+
+    raise Reported(report["message"], report["hint"])

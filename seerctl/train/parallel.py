@@ -1,0 +1,155 @@
+"""The parallel plan in its order: BatchNorm groups, activation checkpoints, sharding and precision, weights.
+
+One process on a CPU is left as it is; everything else is sharded by FSDP2 (`fully_shard`), also a single GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fairscale.nn.checkpoint import checkpoint_wrapper as fairscale_checkpoint
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from seerctl.errors import UsageError
+from seerctl.model.batchnorm import norm_layer
+from seerctl.model.heads import SwAVHead, SwAVModel
+from seerctl.model.init import init_weights
+from seerctl.model.regnet import build_trunk
+from seerctl.model.sizes import size_named
+from seerctl.recipe import ModelConfig, ParallelConfig, Recipe
+from seerctl.train.objectives.swav import normalise_rows, prototypes_of
+from seerctl.train.world import World, computes_in_bf16
+
+BIG_CONVOLUTION = 100_000_000  # parameters; VISSL's AUTO_WRAP_THRESHOLD for the 10B model
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def prepare_model(recipe: Recipe, world: World) -> SwAVModel:
+    """The model of `recipe`, spread over `world`, with its initial weights (the same for any number of ranks)."""
+    config = recipe.parallel
+    group, synchronised = batchnorm_group(config, world)
+    with torch.device("meta"):
+        model = assemble(recipe.model, group, synchronised=synchronised)
+    if config.activation_checkpointing == "block":
+        checkpoint_blocks(model, config.checkpoint_wrapper)
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if computes_in_bf16(world.device) else "fp32"
+    # fairscale's checkpoint does not restore a CPU autocast in its recomputation: there, sharding casts instead.
+    plain_bf16 = precision == "bf16" and config.activation_checkpointing == "none"
+    if world.size == 1 and world.device.type == "cpu" and (precision == "fp32" or plain_bf16):
+        model.autocast = precision == "bf16"
+    else:
+        shard(model, config, world, _DTYPES[precision])
+    model.to_empty(device=world.device)
+    init_weights(model, recipe.run.seed)
+    normalise_rows(prototypes_of(model))
+    return model
+
+
+def assemble(config: ModelConfig, group: dist.ProcessGroup | None = None, *, synchronised: bool = False) -> SwAVModel:
+    """Trunk and head of `config` on the current default device."""
+    size = size_named(config.size)
+    trunk = build_trunk(size, norm_layer(nn.BatchNorm2d, group, synchronised=synchronised))
+    head_norm = norm_layer(nn.BatchNorm1d, group, synchronised=synchronised) if config.head_batchnorm else None
+    return SwAVModel(trunk, SwAVHead(size.widths[-1], config.head, config.prototypes, head_norm))
+
+
+def batchnorm_group(config: ParallelConfig, world: World) -> tuple[dist.ProcessGroup | None, bool]:
+    """The ranks that share BatchNorm statistics (None: all of them), and whether any do.
+
+    Raises:
+        UsageError: the world does not divide into groups of that size.
+    """
+    wanted = config.sync_batchnorm
+    if world.size == 1 or wanted == "none":
+        return None, False
+    size = {"world": world.size, "node": world.local_size}[wanted] if isinstance(wanted, str) else wanted
+    if world.size % size:
+        raise UsageError(f"parallel.sync_batchnorm: {world.size} ranks do not divide into groups of {size}")
+    if size == world.size:
+        return None, True
+    return (dist.new_subgroups(group_size=size)[0], True) if size > 1 else (None, False)
+
+
+def checkpoint_blocks(model: SwAVModel, wrapper: str) -> None:
+    """Recompute each block's activations in backward; BatchNorm counts a batch once. Names of parameters stay."""
+    for block in model.trunk.blocks():
+        if wrapper == "fairscale":
+            fairscale_checkpoint(block)
+        else:
+            context = partial(_recomputation, block)
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=context)
+
+
+def _recomputation(block: nn.Module) -> tuple[Any, Any]:
+    return contextlib.nullcontext(), _frozen_statistics(block)
+
+
+@contextlib.contextmanager
+def _frozen_statistics(block: nn.Module) -> Iterator[None]:
+    # By momentum: without track_running_stats the recomputation would save other tensors than the forward did.
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+
+def shard(model: SwAVModel, config: ParallelConfig, world: World, dtype: torch.dtype) -> None:
+    """Split the parameters: each block, each convolution above 1e8 parameters, prototypes (float32), head, the rest."""
+    mesh = device_mesh(config, world)
+    reduce = _DTYPES[config.reduce_dtype]
+    plain = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = plain if dtype == torch.float32 else _mixed_policy(model, mesh, dtype, reduce)
+    options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": config.reshard_after_forward}
+    for block in model.trunk.blocks():
+        for module in block.modules():
+            if isinstance(module, nn.Conv2d) and module.weight.numel() > BIG_CONVOLUTION:
+                fully_shard(module, mp_policy=policy, **options)
+        fully_shard(block, mp_policy=policy, **options)
+    fully_shard(model.head.prototypes, mp_policy=plain, **options)
+    fully_shard(model.head, mp_policy=policy, **options)
+    fully_shard(model, mp_policy=policy, **options)
+
+
+def device_mesh(config: ParallelConfig, world: World) -> DeviceMesh:
+    """All ranks in one dimension, or (nodes, ranks of a node): shard over the last, replicate over the first."""
+    if config.shard == "node" and world.size > world.local_size:
+        shape = (world.size // world.local_size, world.local_size)
+        return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
+    return init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("shard",))
+
+
+def _mixed_policy(model: SwAVModel, mesh: DeviceMesh, dtype: torch.dtype, reduce: torch.dtype) -> MixedPrecisionPolicy:
+    """Compute in `dtype` with BatchNorm in float32: its kernels refuse half weights beside float32 statistics."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    fields = {field.name for field in dataclasses.fields(MixedPrecisionPolicy)}
+    if "param_dtype_override_fn" in fields:
+        kept = {id(parameter) for norm in norms for parameter in norm.parameters()}
+        return MixedPrecisionPolicy(
+            param_dtype=dtype,
+            reduce_dtype=reduce,
+            param_dtype_override_fn=lambda parameter: torch.float32 if id(parameter) in kept else None,
+        )
+    # Before torch 2.15: BatchNorms as groups of their own, which see the input as it comes.
+    for norm in norms:
+        fully_shard(
+            norm, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+        )
+    return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduce)

@@ -1,0 +1,85 @@
+"""The run directory: what it holds, and whether a start goes on, starts anew, or must be refused.
+
+`recipe.toml` (resolved), `run.json` (the data), `metrics.jsonl`, `checkpoints/`, `weights.safetensors` at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from seerctl import __version__
+from seerctl.errors import UsageError
+from seerctl.files import atomic_write, blame, read_json, write_json
+from seerctl.model.load import WEIGHTS_FILE
+from seerctl.recipe import Recipe, differences, dump, load_recipe
+from seerctl.shards.index import ShardSet
+from seerctl.shards.lock import LOCK
+from seerctl.train.metrics import Metrics
+
+_RECIPE, _FACTS = "recipe.toml", "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Paths inside one run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """The trained weights, there when the run is done."""
+        return self.path / WEIGHTS_FILE
+
+    @property
+    def metrics(self) -> Metrics:
+        """The log of the run."""
+        return Metrics(self.path / "metrics.jsonl")
+
+    def make(self) -> None:
+        """Make the directory if there is none."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path}: exists already and is not a run", "Choose another output")
+        with blame(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def prepare(self, recipe: Recipe, shards: ShardSet) -> None:
+        """Claim an empty directory, or check that the run in it is of the same recipe and data.
+
+        Raises:
+            UsageError: it holds something else; of another recipe, the message shows the keys that differ.
+            EnvironmentFault: it cannot be written.
+        """
+        facts = {"schema": "seer-run-1", "seerctl": __version__, "data": shards.location, "index_sha256": shards.sha256}
+        with blame(self.path):
+            if not (self.path / _RECIPE).exists():
+                if any(entry.name != LOCK for entry in self.path.iterdir()):
+                    raise UsageError(f"{self.path}: exists already and is not a run", "Choose another output")
+                write_json(self.path / _FACTS, facts)
+                with atomic_write(self.path / _RECIPE, "w") as file:
+                    file.write(dump(recipe))
+                return
+        self._check(recipe, shards)
+
+    def _check(self, recipe: Recipe, shards: ShardSet) -> None:
+        hint = "Pass --fresh to start over in a new place, or choose another output"
+        changed = differences(load_recipe(self.path / _RECIPE), recipe)
+        if changed:
+            raise UsageError(f"{self.path}: holds a run of another recipe ({'; '.join(changed)})", hint)
+        index = read_json(self.path / _FACTS).get("index_sha256")
+        if index != shards.sha256:
+            raise UsageError(f"{self.path}: holds a run on other data than {shards.location}", hint)
+
+
+def fresh_place(path: Path) -> Path:
+    """`path` if nothing stands there, else the first free of `path-2`, `path-3`, ..."""
+    candidate, number = path, 2
+    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
+        candidate = path.with_name(f"{path.name}-{number}")
+        number += 1
+    return candidate

@@ -1,0 +1,249 @@
+"""The training loop: steps are numbers, the position in the data is the step, and a run goes on where it was."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from seerctl import __version__
+from seerctl.errors import Diverged, Saved
+from seerctl.files import write_json
+from seerctl.model.init import fill
+from seerctl.model.sizes import size_named
+from seerctl.model.weights import check_size, load_weights, save_weights, size_of
+from seerctl.recipe import Recipe, dump
+from seerctl.shards.index import ShardSet
+from seerctl.train import checkpoint
+from seerctl.train.data import CropBatch, loader
+from seerctl.train.metrics import collapse
+from seerctl.train.objectives.swav import SwAV
+from seerctl.train.optim import build_optimizer, lr_at, peak_lr, set_lr, tensor_norms
+from seerctl.train.parallel import prepare_model
+from seerctl.train.run import RunDirectory
+from seerctl.train.signals import StopSignals
+from seerctl.train.steps import check_batch, total_steps
+from seerctl.train.world import World
+
+_log = logging.getLogger("seerctl")
+_SUSPICIOUS_ROWS = 5  # metrics rows in a row that must look collapsed before it is said
+
+
+@dataclass(slots=True)
+class Clock:
+    """What happened since the last metrics row: seconds, of them waiting for data, and steps."""
+
+    started: float = 0.0
+    waited: float = 0.0
+    steps: int = 0
+
+
+class Trainer:
+    """One run of one recipe on this process of `world`; `fit` trains from wherever the run directory stands."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        shards: ShardSet,
+        run: RunDirectory,
+        world: World,
+        *,
+        init: Path | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Build the model, then fill it from the newest checkpoint of `run`, from `init`, or from the seed.
+
+        Raises:
+            UsageError: the global batch does not divide over the ranks.
+            InputError: `init` is damaged or of another size.
+        """
+        check_batch(recipe.data.batch, world.size)
+        self.recipe, self.shards, self.run, self.world, self.progress = recipe, shards, run, world, progress
+        self.steps = total_steps(recipe, len(shards))
+        self.peak = peak_lr(recipe.optim, recipe.data.batch)
+        self.model = prepare_model(recipe, world)
+        self.optimizer = build_optimizer(self.model, recipe.optim)
+        self.objective = SwAV(
+            temperature=recipe.loss.temperature,
+            epsilon=recipe.loss.epsilon,
+            iterations=recipe.loss.iterations,
+            freeze_prototypes=recipe.loss.freeze_prototypes,
+        )
+        self.step = 0
+        self._saved = -1  # the step of the newest checkpoint
+        self._clock = Clock()
+        self._suspicious = 0
+        self._resume(init)
+
+    def fit(self) -> None:
+        """Train to the last step, then write the weights.
+
+        Raises:
+            Saved: a signal asked to stop; a checkpoint was written first.
+            Diverged: the loss is not finite; the update was not made.
+            SeerctlError: data that cannot be read, or a checkpoint that cannot be written.
+        """
+        self.model.train()
+        with StopSignals() as signals:
+            self._clock = Clock(time.perf_counter())
+            for batch in self._timed(loader(self.shards, self.recipe, self.world, self.step, self.steps)):
+                found = self.forward_backward(batch)
+                stopping = self._agree(batch, found["loss"], signals.reason)
+                self.update(found)
+                self._after_step(batch, found)
+                if stopping and self.step < self.steps:
+                    self._save()
+                    reason = signals.reason or "another rank's request"
+                    raise Saved(f"{self.run.path}: stopped by {reason} after step {self.step}, a checkpoint is saved",
+                                "Start the same command again to go on")  # fmt: skip
+        self._finish()
+
+    def forward_backward(self, batch: CropBatch) -> dict[str, Tensor]:
+        """Gradients of one step, and its scalars on the device; nothing is read by the host."""
+        device, measure = self.world.device, self._logs(self.step + 1)
+        crops = [kind.to(device, non_blocking=True, memory_format=torch.channels_last) for kind in batch.crops]
+        return self.objective.accumulate(self.model, crops, len(batch.keys), measure)
+
+    def update(self, found: dict[str, Tensor]) -> None:
+        """One step of the optimiser; the gradient's norm joins `found` when this step is logged."""
+        self.objective.before_update(self.model, self.step)
+        if self._logs(self.step + 1):
+            gradients = [parameter.grad for parameter in self.model.parameters()]
+            found["gradient_norm"] = tensor_norms(gradients).square().sum().sqrt()
+        set_lr(self.optimizer, lr_at(self.step, self.steps, self.peak, self.recipe.schedule))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.objective.after_update(self.model)
+        self.step += 1
+
+    def _agree(self, batch: CropBatch, loss: Tensor, reason: str | None) -> bool:
+        """Whether any rank wants to stop; the one place where all ranks look at the loss before the update."""
+        flags = torch.stack([loss.isfinite().logical_not().float(), torch.full_like(loss, float(reason is not None))])
+        broken, stopping = self.world.largest(flags).tolist()
+        if broken:
+            keys = [key for part in self.world.gather(batch.keys) for key in part]
+            report = self.run.path / "diverged.json"
+            self.world.on_first(lambda: write_json(report, {"step": self.step + 1, "epoch": batch.epoch, "keys": keys}))
+            raise Diverged(
+                f"{self.run.path}: the loss of step {self.step + 1} is not finite; the update was not made",
+                f"Lower optim.lr or set parallel.precision=fp32; the step's samples are in {report}",
+            )
+        return bool(stopping)
+
+    def _after_step(self, batch: CropBatch, found: dict[str, Tensor]) -> None:
+        self._clock.steps += 1
+        if self.progress is not None and self.world.first:
+            self.progress(self.recipe.data.batch)
+        if self._logs(self.step):
+            self._write_metrics(batch, found)
+        if self.step % self.recipe.checkpoint.every == 0 or self.step == self.steps:
+            self._save()
+
+    def _logs(self, step: int) -> bool:
+        return step % self.recipe.run.log_every == 0 or step == self.steps
+
+    def _write_metrics(self, batch: CropBatch, found: dict[str, Tensor]) -> None:
+        # The one place where the host reads numbers off the device.
+        names = sorted(found)
+        values = dict(
+            zip(names, self.world.mean(torch.stack([found[name].float() for name in names])).tolist(), strict=True)
+        )
+        seconds = max(time.perf_counter() - self._clock.started, 1e-9)
+        row: dict[str, Any] = {
+            "step": self.step,
+            "epoch": batch.epoch,
+            "loss": values["loss"],
+            "loss_over_ln_k": values["loss"] / math.log(self.recipe.model.prototypes),
+            **{name: value for name, value in values.items() if name != "loss"},
+            "lr": lr_at(self.step - 1, self.steps, self.peak, self.recipe.schedule),
+            "images_per_second": self._clock.steps * self.recipe.data.batch / seconds,
+            "data_wait": self._clock.waited / seconds,
+        }
+        if self.world.first:
+            self.run.metrics.append(row)
+            self._warn_of_collapse(row)
+        self._clock = Clock(time.perf_counter())
+
+    def _warn_of_collapse(self, row: dict[str, Any]) -> None:
+        early = self.step < max(self.steps // 10, self.recipe.loss.freeze_prototypes)
+        warning = None if early else collapse(row)
+        self._suspicious = self._suspicious + 1 if warning else 0
+        if warning and self._suspicious == _SUSPICIOUS_ROWS:
+            _log.warning("%s", warning)
+
+    def _timed(self, batches: Iterator[CropBatch]) -> Iterator[CropBatch]:
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self._clock.waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+    def _save(self) -> None:
+        if self._saved == self.step:
+            return
+        self._saved = self.step
+        started = time.perf_counter()
+        tensors = checkpoint.tensors_of(self.model, self.optimizer)
+        facts = {"schema": "seer-checkpoint-1", "seerctl": __version__, "index_sha256": self.shards.sha256}
+        keep = self.recipe.checkpoint.keep
+        checkpoint.save(self.run.checkpoints, self.step, tensors, facts, keep, self.world)
+        self._clock.started += time.perf_counter() - started  # not the speed of training
+
+    def _resume(self, init: Path | None) -> None:
+        found = checkpoint.newest(self.run.checkpoints, self.world)
+        if found is not None:
+            path, facts = found
+            checkpoint.load(path, checkpoint.tensors_of(self.model, self.optimizer), self.world)
+            self.step = self._saved = int(facts["step"])
+        elif init is not None:
+            self._initialise(init)
+        self.world.on_first(lambda: self.run.metrics.truncate(self.step))
+
+    def _initialise(self, path: Path) -> None:
+        weights = load_weights(path / "weights.safetensors" if path.is_dir() else path)
+        check_size(size_of(weights.trunk, str(path)), size_named(self.recipe.model.size), str(path))
+        for name, value in self.model.trunk.state_dict().items():
+            if name in weights.trunk:
+                fill(value, weights.trunk[name])
+        head = self.model.head.state_dict()
+        if {key: value.shape for key, value in head.items()} == {
+            key: value.shape for key, value in weights.head.items()
+        }:
+            for name, value in head.items():
+                fill(value, weights.head[name])
+        elif self.world.first:
+            _log.warning("%s: only the trunk was taken, its head is not this recipe's", path)
+
+    def _finish(self) -> None:
+        state = whole_state(self.model, self.world)
+        if self.world.first:
+            recipe = self.recipe
+            metadata = {
+                "size": recipe.model.size,
+                "seerctl": __version__,
+                "step": str(self.step),
+                "recipe": dump(recipe),
+                "index_sha256": self.shards.sha256,
+                "crop_size": str(recipe.augment.crops[0].size),
+            }
+            save_weights(self.run.weights, state, metadata)
+
+
+def whole_state(model: torch.nn.Module, world: World) -> dict[str, Tensor]:
+    """The model's tensors, gathered one by one; kept on the first rank alone, in its host memory."""
+    state: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        full = value.full_tensor() if isinstance(value, DTensor) else value
+        if world.first:
+            state[name] = full.detach().cpu().clone()
+    return state

@@ -1,0 +1,157 @@
+"""The processes of a run: who they are, what they compute on, and how they agree."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from seerctl.errors import EnvironmentFault, SeerctlError, UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among all of a run; alone, it needs no process group."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The elementwise maximum of `values` over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The elementwise mean of `values` over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+            values /= self.size
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        """The `value` of every rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """What `work` returns on the first rank, on all ranks; what it raises there is raised on all of them.
+
+        Raises:
+            SeerctlError: as raised on the first rank.
+        """
+        outcome: list[Any] = [None, None]
+        if self.first:
+            try:
+                outcome[0] = work()
+            except SeerctlError as error:
+                outcome[1] = (type(error), error.message, error.hint)
+        if self.size > 1:
+            dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            kind, message, hint = outcome[1]
+            raise kind(message, hint)
+        result: T = outcome[0]
+        return result
+
+
+def pick_device(choice: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> torch.device:
+    """The device of a process.
+
+    Raises:
+        UsageError: a GPU is asked for and there is none for this process.
+    """
+    gpus = torch.cuda.device_count() if choice != "cpu" and torch.cuda.is_available() else 0
+    if choice == "cuda" and gpus == 0:
+        raise UsageError("run.device is 'cuda', but this machine has no usable GPU", "Pass --set run.device=cpu")
+    if not gpus:
+        return torch.device("cpu")
+    if local_rank >= gpus:
+        raise UsageError(f"process {local_rank} of this node has no GPU: there are {gpus}", "Start as many as GPUs")
+    return torch.device("cuda", local_rank)
+
+
+@contextlib.contextmanager
+def join(device: Literal["auto", "cpu", "cuda"], timeout_minutes: float) -> Iterator[World]:
+    """This process's `World`: from torchrun's environment (RANK, WORLD_SIZE, ...), else alone.
+
+    Raises:
+        EnvironmentFault: the other processes could not be reached within the timeout.
+    """
+    world = _from_environment(device)
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    if world.size == 1 and world.device.type == "cpu":
+        keep_memory()
+        yield world
+        return
+    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+    timeout = timedelta(minutes=timeout_minutes)
+    try:
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    except dist.DistError as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise EnvironmentFault(
+            f"rank {world.rank} of {world.size} could not join the others at {address} ({error})",
+            "Check that every node was started and that its port is reachable",
+        ) from None
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+def _from_environment(device: Literal["auto", "cpu", "cuda"]) -> World:
+    def number(name: str, default: int) -> int:
+        return int(os.environ.get(name, default))
+
+    local_rank = number("LOCAL_RANK", 0)
+    return World(
+        rank=number("RANK", 0),
+        size=number("WORLD_SIZE", 1),
+        local_rank=local_rank,
+        local_size=number("LOCAL_WORLD_SIZE", 1),
+        device=pick_device(device, local_rank),
+    )
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 on `device`: a CPU without the instructions takes longer with it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def keep_memory() -> None:
+    """Let glibc keep what tensors free: a training step asks for the same sizes again, and page faults cost it 15 %."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: no allocation by mmap, which munmap would return at once
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not shrink the heap
+        mallopt(-2, 64 << 20)  # M_TOP_PAD: grow it in large steps
