@@ -64,23 +64,37 @@ def unpack_batch(text: bytes | bytearray, data: bytes | bytearray) -> list[Item]
 
 def serve(channel: socket.socket, slot: mmap.mmap, options: CheckOptions, limits: Limits) -> None:
     """Answer batches until the other side closes the socket."""
-    from seerctl.sources import decoders  # noqa: PLC0415  (the parent stays without numpy and Pillow)
-
-    decoders.prepare()
-    _limit_memory(limits.memory)
-    examiner = _Examiner(slot, options, limits, decoders.examine)
+    examiner = _prepare(slot, options, limits)
     while (head := receive(channel, FRAME.size)) is not None:
         length, size = FRAME.unpack(head)
         text, data = receive(channel, length), receive(channel, size)
         if text is None or data is None:
             return
         try:
-            answer, digests, samples = examiner.run(unpack_batch(text, data))
+            answer, digests, samples = examiner().run(unpack_batch(text, data))
         except Exception:
             answer, digests, samples = {"bug": traceback.format_exc()}, b"", b""
         reply = json.dumps(answer).encode()
         channel.sendall(FRAME.pack(len(reply), len(digests) + len(samples)) + reply + digests)
         channel.sendall(samples)
+
+
+def _prepare(slot: mmap.mmap, options: CheckOptions, limits: Limits) -> Callable[[], _Examiner]:
+    """The examiner, or what raises on being called where the decoders cannot be loaded."""
+    try:
+        from seerctl.sources import decoders  # noqa: PLC0415  (the parent stays without numpy and Pillow)
+
+        decoders.prepare()
+        _limit_memory(limits.memory)
+    except Exception as error:
+        fault = error
+
+        def fail() -> _Examiner:
+            raise fault
+
+        return fail
+    examiner = _Examiner(slot, options, limits, decoders.examine)
+    return lambda: examiner
 
 
 def receive(channel: socket.socket, count: int) -> bytearray | None:
