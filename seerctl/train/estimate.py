@@ -21,7 +21,7 @@ _FLOAT = 4  # bytes: parameters, gradients and optimiser state are float32 under
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Parameters of the model, and the bytes of state that each rank holds from the first step to the last.
+    """Parameters of the model, and bytes that each rank holds in every step: its state and its part of the crops.
 
     A lower bound of the memory: activations, gathered parameters and buffers of collectives come on top.
     """
@@ -31,20 +31,22 @@ class Estimate:
     parameters: int
     gradients: int
     optimizer: int
+    crops: int
 
     @property
-    def state(self) -> int:
-        """Bytes of state a rank."""
-        return self.parameters + self.gradients + self.optimizer
+    def total(self) -> int:
+        """Bytes a rank."""
+        return self.parameters + self.gradients + self.optimizer + self.crops
 
 
 def estimate(recipe: Recipe, nodes: int, per_node: int) -> Estimate:
-    """The state of `recipe` on `nodes` times `per_node` ranks; rows are padded to divide over them, as FSDP does."""
+    """What `recipe` takes on `nodes` times `per_node` ranks; rows are padded to divide over them, as FSDP does."""
     with torch.device("meta"):
         model = assemble(recipe.model)
     ranks = per_node if recipe.parallel.shard == "node" else nodes * per_node
     rows = sum(-(-p.shape[0] // ranks) * (p.numel() // p.shape[0]) for p in model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    pixels = sum(crop.count * 3 * crop.size**2 for crop in recipe.augment.crops)
     copies = 2 if recipe.optim.name == "adamw" else int(recipe.optim.momentum > 0)
     return Estimate(
         trunk=sum(p.numel() for p in model.trunk.parameters()),
@@ -52,6 +54,7 @@ def estimate(recipe: Recipe, nodes: int, per_node: int) -> Estimate:
         parameters=rows * _FLOAT + buffers,
         gradients=rows * _FLOAT,
         optimizer=rows * _FLOAT * copies,
+        crops=-(-recipe.data.batch // (nodes * per_node)) * pixels * _FLOAT,
     )
 
 
@@ -83,14 +86,14 @@ def _cgroup_available() -> int:
 
 
 def check_fits(recipe: Recipe, world: World) -> None:
-    """Nothing, if the state of `recipe` fits where it is about to run.
+    """Nothing, if what `recipe` holds in every step fits where it is about to run.
 
     Raises:
         GateFailed: it does not; better said than found out by the kernel's out-of-memory killer.
     """
     needed = estimate(recipe, world.size // world.local_size, world.local_size)
     available = available_bytes(world.device, world.local_size)
-    if needed.state > available:
+    if needed.total > available:
         raise GateFailed(too_large(recipe, needed, available, world.size), "Use more nodes or GPUs; --dry-run compares")
 
 
@@ -115,13 +118,14 @@ def plan(recipe: Recipe, nodes: int, per_node: int, device: torch.device, sample
         "steps": steps,
         "peak_lr": peak_lr(recipe.optim, recipe.data.batch),
         "state": {
-            "bytes_per_rank": needed.state,
+            "bytes_per_rank": needed.total,
             "parameters": needed.parameters,
             "gradients": needed.gradients,
             "optimizer": needed.optimizer,
+            "crops": needed.crops,
         },
         "available_bytes_per_rank": available,
-        "fits": None if available is None else needed.state <= available,
+        "fits": None if available is None else needed.total <= available,
         "verdict": _verdict(recipe, needed, available, ranks),
         "recipe": plain(recipe),
     }
@@ -129,10 +133,10 @@ def plan(recipe: Recipe, nodes: int, per_node: int, device: torch.device, sample
 
 def _verdict(recipe: Recipe, needed: Estimate, available: int | None, ranks: int) -> str:
     if available is None:
-        return f"state alone is {gib(needed.state)} on each of {ranks} ranks; these nodes' memory is not known here"
-    if needed.state > available:
+        return f"state and crops take {gib(needed.total)} on each of {ranks} ranks; their memory is not known here"
+    if needed.total > available:
         return too_large(recipe, needed, available, ranks)
-    return f"state fits: {gib(needed.state)} of the {gib(available)} available to a rank; activations come on top"
+    return f"state and crops take {gib(needed.total)} of {gib(available)} available to a rank; activations come on top"
 
 
 def too_large(recipe: Recipe, needed: Estimate, available: int, ranks: int) -> str:
@@ -140,7 +144,7 @@ def too_large(recipe: Recipe, needed: Estimate, available: int, ranks: int) -> s
     each = "this process" if ranks == 1 else f"each of {ranks} processes"
     return (
         f"model '{recipe.model.size}' ({(needed.trunk + needed.head) / 1e9:.2f} billion parameters) needs "
-        f"{gib(needed.state)} for parameters, gradients and optimiser state of {each}, "
+        f"{gib(needed.total)} for parameters, gradients, optimiser state and crops of {each}, "
         f"and {gib(available)} of memory is available"
     )
 

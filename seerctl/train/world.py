@@ -96,12 +96,17 @@ def pick_device(choice: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> 
 def join(device: Literal["auto", "cpu", "cuda"], timeout_minutes: float) -> Iterator[World]:
     """This process's `World`: from torchrun's environment (RANK, WORLD_SIZE, ...), else alone.
 
+    A process group that the caller has already set up is used and left standing.
+
     Raises:
         EnvironmentFault: the other processes could not be reached within the timeout.
     """
     world = _from_environment(device)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
+    if dist.is_initialized():
+        yield world
+        return
     if world.size == 1 and world.device.type == "cpu":
         keep_memory()
         yield world
