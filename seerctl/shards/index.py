@@ -103,8 +103,9 @@ class _Shard:
 
     def __init__(self, path: Path, entry: dict[str, Any]) -> None:
         self.path = path
+        self._size = int(entry["filesize"])
         self._tar = self._idx = -1
-        self._tar = self._open(path, int(entry["filesize"]))
+        self._tar = self._open(path, self._size)
         try:
             self._idx = self._open(path.with_name(path.name + ".idx"), 8 * (int(entry["nsamples"]) + 1))
         except BaseException:
@@ -128,7 +129,7 @@ class _Shard:
         """The raw records of sample `number`, and their offset."""
         with blame(self.path):
             start, end = _BOUNDS.unpack(os.pread(self._idx, 16, 8 * number))
-            if not (start < end and start % BLOCK == 0 and end % BLOCK == 0):
+            if not (start < end <= self._size and start % BLOCK == 0 and end % BLOCK == 0):
                 raise InputError(f"{self.path}.idx: damaged at sample {number}", "Run 'seerctl inspect DIR --verify'")
             raw = os.pread(self._tar, end - start, start)
         if len(raw) != end - start:

@@ -20,24 +20,26 @@ _Words = npt.NDArray[np.uint64]
 
 _TABLE = 1 << 16  # up to here a permutation is sorted out whole (exactly uniform), beyond it is a Feistel network
 _ROUNDS = 6
+_MOST = 10**11  # keeps position * number of windows within 64 bits
 
 
 @dataclass(frozen=True, slots=True)
 class ReadingPlan:
     """The order of `samples` samples, keyed by the hash of their index and a seed.
 
-    `block` is in samples, `window` in samples and at least `block`; a set no larger than a window is shuffled whole.
+    `block` is in samples; so is `window`, the most that are shuffled together: windows are all of a size, give or take
+    one, and a set no larger than `window` is shuffled whole.
     """
 
     samples: int
     index_sha256: str
     seed: int
     block: int = 64
-    window: int = 16384
+    window: int = 65536
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"a reading plan needs samples, not {self.samples}")
+        if not 1 <= self.samples <= _MOST:
+            raise ValueError(f"a reading plan needs 1 to {_MOST} samples, not {self.samples}")
         if not 1 <= self.block <= self.window <= _TABLE:
             raise ValueError(f"block {self.block} and window {self.window} must obey 1 <= block <= window <= {_TABLE}")
 
@@ -72,13 +74,13 @@ class ReadingPlan:
         return _derive(self.index_sha256, self.seed, epoch, what)
 
     def _shuffle_windows(self, epoch: int, positions: Positions) -> Positions:
-        windows, offsets = np.divmod(positions, self.window)
+        count = -(-self.samples // self.window)
+        windows = ((positions + 1) * count - 1) // self.samples
         slots = np.empty_like(positions)
-        for window in np.unique(windows):
+        for window in np.unique(windows).tolist():
             chosen = windows == window
-            start = int(window) * self.window
-            size = min(self.window, self.samples - start)
-            slots[chosen] = start + _table(size, self._key(epoch, f"window {window}"))[offsets[chosen]]
+            start, end = window * self.samples // count, (window + 1) * self.samples // count
+            slots[chosen] = start + _table(end - start, self._key(epoch, f"window {window}"))[positions[chosen] - start]
         return slots
 
 

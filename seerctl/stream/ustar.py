@@ -43,10 +43,10 @@ def header(name: str, size: int) -> bytes:
     """The 512-byte header of a regular file of `size` bytes.
 
     Raises:
-        ValueError: a name that is empty, not ASCII or longer than 100 bytes, or more than `MAX_MEMBER` bytes.
+        ValueError: a name that is empty, not ASCII, holds NUL or is longer than 100 bytes, or more than `MAX_MEMBER` bytes.
     """
     raw = name.encode("ascii")
-    if not 0 < len(raw) <= _NAME or not 0 <= size <= MAX_MEMBER:
+    if not 0 < len(raw) <= _NAME or b"\x00" in raw or not 0 <= size <= MAX_MEMBER:
         raise ValueError(f"no USTAR header for {name!r} of {size} bytes")
     length = b"%011o\x00" % size
     checksum = sum(raw) + sum(length) + _CONSTANT_SUM
