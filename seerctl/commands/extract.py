@@ -41,7 +41,7 @@ from seerctl.options import SeerCommand, data, output_path, overwrite
 @click.option("--batch", type=click.IntRange(min=1), default=None, show_default="64; on a GPU 256",
               help="Images at a time.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=0), default=None, show_default="by cores",
-              help="Decoding processes; 0 decodes in between.")  # fmt: skip
+              help="On a CPU: threads, each encoding batches of its own. With a GPU: decoding processes.")  # fmt: skip
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda.")
 @overwrite
 def extract(*, model: str, data: str, output: Path, **settings: Any) -> None:

@@ -1,13 +1,17 @@
-"""Batches of a shard set in index order, decoded by worker processes."""
+"""Batches of a shard set in index order: decoded by worker processes beside a GPU, by threads on the CPU."""
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,15 +23,17 @@ from seerctl.errors import EnvironmentFault, InputError, SeerctlError
 from seerctl.features.pixels import View
 from seerctl.shards.index import ShardSet
 
+T = TypeVar("T")
+
 PREFETCH = 2  # batches each worker prepares ahead
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where torch's workers hand tensors over
 
 
 @dataclass(slots=True)
 class Batch:
-    """Consecutive samples: pixels (B, size, size, 3) uint8, keys and metadata columns."""
+    """Consecutive samples: pixels (B, 3, size, size) uint8 in channels-last memory, keys and metadata columns."""
 
-    pixels: Any
+    pixels: Tensor
     keys: list[str]
     columns: list[dict[str, Any]]
 
@@ -36,63 +42,93 @@ class Batch:
         return Batch(self.pixels.pin_memory(), self.keys, self.columns)
 
 
-class Batches(Dataset[Batch | SeerctlError]):
-    """Batch b holds samples [b * batch, (b + 1) * batch) of the index; the last one may be short."""
+class Batches:
+    """Batch b holds samples [b * batch, (b + 1) * batch) of the index; the last one may be short.
 
-    def __init__(self, shards: ShardSet, view: View, batch: int, share_memory: bool) -> None:
-        self.shards, self.view, self.batch, self.share_memory = shards, view, batch, share_memory
+    Safe to call from several threads, each of which opens the shards for itself.
+    """
+
+    def __init__(self, shards: ShardSet, view: View, batch: int) -> None:
+        self.shards, self.view, self.batch = shards, view, batch
+        self._own = threading.local()
 
     def __len__(self) -> int:
         return (len(self.shards) + self.batch - 1) // self.batch
 
-    def __getitem__(self, number: int) -> Batch | SeerctlError:
-        try:
-            return self._read(number)
-        except SeerctlError as error:
-            return error  # raised by the reader in the main process: torch would wrap a traceback around it
+    def __call__(self, number: int) -> Batch:
+        """Read and decode batch `number`.
 
-    def _read(self, number: int) -> Batch:
+        Raises:
+            InputError: a damaged shard, or an image that cannot be decoded.
+        """
+        shards = self._shards()
         first = number * self.batch
-        rows = min(self.batch, len(self.shards) - first)
+        rows = min(self.batch, len(shards) - first)
         pixels = np.empty((rows, self.view.size, self.view.size, 3), dtype=np.uint8)
         keys, columns = [], []
         for row in range(rows):
-            sample = self.shards.read(first + row)
+            sample = shards.read(first + row)
             try:
                 pixels[row] = self.view(sample.image)
             except DecodeError as error:
                 raise InputError(
-                    f"{self.shards.location}: sample {sample.key}.{sample.ext} cannot be decoded ({error})",
+                    f"{shards.location}: sample {sample.key}.{sample.ext} cannot be decoded ({error})",
                     "Ingest again with --check decode",
                 ) from None
             keys.append(sample.key)
             columns.append(dict(sample.meta.get("columns") or {}))
-        return Batch(torch.from_numpy(pixels) if self.share_memory else pixels, keys, columns)
+        return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), keys, columns)
+
+    def _shards(self) -> ShardSet:
+        if not hasattr(self._own, "shards"):
+            self._own.shards = copy.copy(self.shards)
+        shards: ShardSet = self._own.shards
+        return shards
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shards": self.shards, "view": self.view, "batch": self.batch}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
 
-def read_batches(
-    shards: ShardSet, view: View, batch: int, numbers: range, workers: int, pin: bool = False
-) -> Iterator[tuple[Tensor, list[str], list[dict[str, Any]]]]:
-    """Batches `numbers` in order: pixels (B, 3, size, size) uint8 in channels-last memory, keys, columns.
+class _ForLoader(Dataset[Any]):
+    """`Batches` for a DataLoader: errors come as values, since torch would wrap a traceback around them."""
 
-    The workers start when this is called, not when the first batch is asked for.
+    def __init__(self, batches: Batches, share_memory: bool) -> None:
+        self.batches, self.share_memory = batches, share_memory
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            batch = self.batches(number)
+        except SeerctlError as error:
+            return error
+        # Tensors travel through shared memory, arrays through the pipe.
+        return batch if self.share_memory else (batch.pixels.numpy(), batch.keys, batch.columns)
+
+
+def by_processes(batches: Batches, numbers: range, workers: int, pin: bool) -> Iterator[Batch]:
+    """Batches `numbers` in order, made by `workers` processes, which start when this is called (0: none).
 
     Raises (from the iterator):
-        InputError: a damaged shard, or an image that cannot be decoded.
-        EnvironmentFault: a worker process was killed.
+        InputError: as `Batches`. EnvironmentFault: a worker was killed.
     """
-    share = workers > 0 and _shared_memory_holds((workers * PREFETCH + 2) * batch * view.size**2 * 3)
+    size = batches.batch * batches.view.size**2 * 3
+    share = workers > 0 and _shared_memory_holds((workers * PREFETCH + 2) * size)
     loader = DataLoader(
-        Batches(shards, view, batch, share), batch_size=None, sampler=numbers, num_workers=workers,
-        collate_fn=_as_it_is, pin_memory=pin and share, prefetch_factor=PREFETCH if workers else None,
+        _ForLoader(batches, share), batch_size=None, sampler=numbers, num_workers=workers, collate_fn=_as_it_is,
+        pin_memory=pin and share, prefetch_factor=PREFETCH if workers else None,
     )  # fmt: skip
     return _checked(iter(loader))
 
 
-def _checked(batches: Iterator[Batch | SeerctlError]) -> Iterator[tuple[Tensor, list[str], list[dict[str, Any]]]]:
+def _checked(found: Iterator[Any]) -> Iterator[Batch]:
     while True:
         try:
-            found = next(batches, None)
+            batch = next(found, None)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -100,12 +136,32 @@ def _checked(batches: Iterator[Batch | SeerctlError]) -> Iterator[tuple[Tensor, 
             raise EnvironmentFault(
                 f"extract: {reason}", "Free memory, or pass a smaller --batch or --workers"
             ) from None
-        if found is None:
+        if batch is None:
             return
-        if isinstance(found, SeerctlError):
-            raise found
-        pixels = found.pixels if isinstance(found.pixels, Tensor) else torch.from_numpy(found.pixels)
-        yield pixels.permute(0, 3, 1, 2), found.keys, found.columns
+        if isinstance(batch, SeerctlError):
+            raise batch
+        yield batch if isinstance(batch, Batch) else Batch(torch.from_numpy(batch[0]), batch[1], batch[2])
+
+
+def by_threads(function: Callable[[int], T], numbers: Iterable[int], threads: int) -> Iterator[T]:
+    """`function` of every number, in order, computed by `threads` threads that each use one core.
+
+    On a CPU, whole batches side by side beat one batch spread over all cores: nobody waits at barriers, least of all on
+    a machine that others use too, and the results do not depend on the number of threads.
+    """
+    before = torch.get_num_threads()
+    waiting: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(threads, "extract", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for number in numbers:
+            waiting.append(pool.submit(function, number))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -118,6 +174,8 @@ def _shared_memory_holds(size: int) -> bool:
 
 
 def default_workers(device: str) -> int:
-    """Decoding processes: up to 8 beside a GPU, one less than the cores beside a model on the CPU."""
+    """This process's part of the cores; beside a GPU at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if device != "cpu" else max(1, cores - 1)
+    neighbours = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    share = max(1, cores // max(1, int(neighbours))) if neighbours.isdigit() else cores
+    return share if device == "cpu" else min(8, share)

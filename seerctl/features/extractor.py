@@ -8,10 +8,9 @@ device.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from seerctl import __version__
 from seerctl.device import pick_device
 from seerctl.errors import InputError, UsageError
-from seerctl.features.batches import default_workers, read_batches
+from seerctl.features.batches import Batch, Batches, by_processes, by_threads, default_workers
 from seerctl.features.encoder import DEFAULT_LAYER, Encoder, Precision, load_encoder
 from seerctl.features.layout import Header
 from seerctl.features.pixels import View
@@ -170,30 +169,44 @@ def _run(job: _Job, progress: Callable[[int], None] | None) -> int:
         progress(done)
     if not rest:
         return done
-    workers = default_workers(job.device.type) if job.options.workers is None else job.options.workers
-    # The workers fork here, before any HDF5 file is open: a child would inherit its lock and survive a kill of ours.
-    batches = read_batches(job.shards, job.view, job.batch, rest, min(workers, len(rest)), job.device.type == "cuda")
+    encoded = _encoded(job, rest)  # any workers fork here: a child would inherit the locks of files opened before
     writers = _Writers(job, parts, rows, done)
     try:
-        waiting: tuple[list[Tensor], list[str], list[dict[str, Any]]] | None = None
-        with torch.inference_mode():
-            for pixels, keys, columns in batches:
-                features = job.encoder(pixels.to(job.device, non_blocking=True))
-                if waiting is not None:  # written while the device works on the next batch
-                    writers.append(*waiting)
-                    _tell(progress, waiting[1])
-                waiting = features, keys, columns
-        if waiting is not None:
-            writers.append(*waiting)
-            _tell(progress, waiting[1])
+        for features, batch in encoded:
+            writers.append(features, batch)
+            if progress is not None:
+                progress(len(batch.keys))
     finally:
         writers.close()
     return done
 
 
-def _tell(progress: Callable[[int], None] | None, keys: Sequence[str]) -> None:
-    if progress is not None:
-        progress(len(keys))
+def _encoded(job: _Job, numbers: range) -> Iterator[tuple[list[Tensor], Batch]]:
+    """Features of the layers (B, D) and the batch they are of, in order."""
+    workers = default_workers(job.device.type) if job.options.workers is None else job.options.workers
+    batches = Batches(job.shards, job.view, job.batch)
+    if job.device.type != "cpu":
+        return _encoded_on_device(job, by_processes(batches, numbers, min(workers, len(numbers)), pin=True))
+
+    def encode(number: int) -> tuple[list[Tensor], Batch]:
+        batch = batches(number)
+        with torch.inference_mode():
+            return job.encoder(batch.pixels), batch
+
+    return by_threads(encode, numbers, max(1, min(workers, len(numbers))))
+
+
+def _encoded_on_device(job: _Job, batches: Iterator[Batch]) -> Iterator[tuple[list[Tensor], Batch]]:
+    """One batch is handed over while the device works on the next."""
+    waiting: tuple[list[Tensor], Batch] | None = None
+    for batch in batches:
+        with torch.inference_mode():
+            features = job.encoder(batch.pixels.to(job.device, non_blocking=True))
+        if waiting is not None:
+            yield waiting
+        waiting = features, batch
+    if waiting is not None:
+        yield waiting
 
 
 def _rows_done(job: _Job, part: Path, header: Header, rows: int) -> int:
@@ -213,7 +226,7 @@ class _Writers:
         self.job, self.parts, self.rows, self.start = job, parts, rows, start
         self.opened: dict[str, FeatureWriter] = {}
 
-    def append(self, features: Sequence[Tensor], keys: Sequence[str], columns: Sequence[dict[str, Any]]) -> None:
+    def append(self, features: Sequence[Tensor], batch: Batch) -> None:
         """Write one batch of every layer.
 
         Raises:
@@ -227,7 +240,7 @@ class _Writers:
             if not finite.all():
                 raise InputError(
                     f"{self.parts[name]}: the model gives non-finite features of {name}, first for sample "
-                    f"{keys[int(np.argmin(finite))]}",
+                    f"{batch.keys[int(np.argmin(finite))]}",
                     "Check the weights, and extract with --precision float32 --dtype float32",
                 )
             if name not in self.opened:
@@ -235,7 +248,7 @@ class _Writers:
                     self.parts[name], self.job.headers[name], rows=self.rows, dim=array.shape[1],
                     dtype=self.job.options.dtype, start=self.start,
                 )  # fmt: skip
-            self.opened[name].append(array, keys, columns)
+            self.opened[name].append(array, batch.keys, batch.columns)
 
     def close(self) -> None:
         """Close all files; their rows stay for the next run."""
