@@ -155,7 +155,7 @@ def check_size(found: RegNetSize, wanted: RegNetSize, where: str) -> None:
     """
     if found != wanted:
         raise InputError(
-            f"{where}: holds a RegNet '{name_of(found)}' ({found}), but '{name_of(wanted)}' was asked for ({wanted})",
+            f"{where}: holds a RegNet '{name_of(found)}' ({found}), but '{name_of(wanted)}' ({wanted}) is wanted",
             "Name weights of that size",
         )
 
