@@ -21,6 +21,7 @@ from seerctl.shards.summary import Summary
 from seerctl.stream.records import Record, StreamEnd
 from seerctl.stream.ustar import BLOCK, END, parse
 
+REPLACED = "index.json.replaced"  # an index while the set it names is being overwritten
 LEFTOVER = re.compile(r".*\.tar(\.idx)?\.(tmp|partial)|index\.json\.tmp")
 
 

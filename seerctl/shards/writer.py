@@ -18,8 +18,8 @@ from seerctl.errors import InputError, UsageError
 from seerctl.files import blame, fsync_directory
 from seerctl.shards.index import INDEX, load_index
 from seerctl.shards.lock import LOCK, write_lock
-from seerctl.shards.setwriter import LEFTOVER, SetWriter, ShardOptions, pack_key
-from seerctl.shards.shardfile import aside, idx_path
+from seerctl.shards.setwriter import LEFTOVER, REPLACED, SetWriter, ShardOptions, pack_key
+from seerctl.shards.shardfile import idx_path
 from seerctl.stream.reader import IncompleteStreamError, read_streams
 from seerctl.stream.records import StreamEnd
 
@@ -67,10 +67,10 @@ def write_shards(
         try:
             ends, duplicates = _consume(inputs, writers, options, keys, progress or (lambda _: None))
             if any(writer.added for writer in writers.values()):
-                _withdraw(old)
+                withdrawn = _withdraw(old)
                 for name, writer in writers.items():
                     writer.publish(ends, duplicates[name])
-                _remove_stale(old, writers.values())
+                _remove_stale(withdrawn, writers.values())
         except BaseException:
             for writer in writers.values():
                 writer.abandon()
@@ -113,12 +113,13 @@ def _consume(
 
 
 def _existing(output: Path, options: ShardOptions) -> list[Path]:
-    """The indexes of sets that stand in `output` and are to go.
+    """The indexes of sets that stand in `output` and are to go, also those that a killed run set aside.
 
     Raises:
         UsageError: something stands there and may not be touched, or cannot be continued in this way.
     """
-    indexes = [path for path in (output / INDEX, *sorted(output.glob(f"*/{INDEX}"))) if path.is_file()]
+    places = [output, *sorted(path for path in output.iterdir() if path.is_dir())]
+    indexes = [place / name for name in (REPLACED, INDEX) for place in places if (place / name).is_file()]
     if options.append:
         _check_continuation(output, indexes, options)
         return []
@@ -141,6 +142,8 @@ def _check_continuation(output: Path, indexes: list[Path], options: ShardOptions
     wanted = {output / (name or "") / INDEX for name in (options.split.names if options.split else (None,))}
     text = options.split.text if options.split else None
     for path in indexes:
+        if path.name == REPLACED:
+            raise UsageError(f"{path.parent}: overwriting it was broken off", "Write it again with --overwrite")
         split = load_index(path)[0].get("split", {}).get("shares")
         if path not in wanted or split != text:
             raise UsageError(
@@ -149,27 +152,30 @@ def _check_continuation(output: Path, indexes: list[Path], options: ShardOptions
             )
 
 
-def _withdraw(indexes: list[Path]) -> None:
-    """Take the old indexes away first: half-replaced shards must never look like a set."""
+def _withdraw(indexes: list[Path]) -> list[Path]:
+    """Set the old indexes aside first: half-replaced shards must never look like a set."""
+    withdrawn = []
     for path in indexes:
-        path.rename(aside(path))
-        fsync_directory(path.parent)
+        if path.name == INDEX:
+            path = path.replace(path.with_name(REPLACED))
+            fsync_directory(path.parent)
+        withdrawn.append(path)
+    return withdrawn
 
 
-def _remove_stale(indexes: list[Path], writers: Iterable[SetWriter]) -> None:
-    """Delete the shards of replaced sets that no new one took the name of."""
+def _remove_stale(withdrawn: list[Path], writers: Iterable[SetWriter]) -> None:
+    """Delete the shards of replaced sets that no new one took the name of, then what named them."""
     fresh = {writer.directory / entry["url"] for writer in writers for entry in writer.added}
-    for index in indexes:
-        withdrawn = aside(index)
+    for index in withdrawn:
         listed: list[str] = []
-        with contextlib.suppress(ValueError, KeyError, TypeError, FileNotFoundError):
-            listed = [Path(entry["url"]).name for entry in json.loads(withdrawn.read_bytes())["shardlist"]]
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            listed = [Path(entry["url"]).name for entry in json.loads(index.read_bytes())["shardlist"]]
         for path in (index.parent / name for name in listed):
             if path not in fresh:
                 path.unlink(missing_ok=True)
                 idx_path(path).unlink(missing_ok=True)
-        withdrawn.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a split's directory that others still use
+        index.unlink()
+        with contextlib.suppress(OSError):  # not empty: others use it too
             index.parent.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""The reading plan: each sample once an epoch, the same for ever, well mixed, and without anything of the set's size."""
+"""The reading plan: each sample once an epoch, the same for ever, well mixed, nothing held of the set's size."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_neighbours_part_in_another_epoch() -> None:
 
 @pytest.mark.parametrize("wrong", [{"samples": 0}, {"block": 0}, {"window": 10, "block": 20}, {"window": 1 << 20}])
 def test_wrong_plans_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="reading plan|window"):
+    with pytest.raises(ValueError, match=r"reading plan|window"):
         ReadingPlan(**{"samples": 10, "index_sha256": "ab", "seed": 0, **wrong})  # type: ignore[arg-type]
 
 

@@ -32,7 +32,12 @@ def test_samples_come_back_as_they_went(samples: list[tuple[bytes, str, dict[str
     *records, end = read(stream_of(made, rejects={"damaged": 2, "ignored": 3}, over_limit=True))
     assert [(record.image, record.meta, record.ext) for record in records] == [(*sample, "jpg") for sample in made]  # type: ignore[union-attr]
     assert isinstance(end, StreamEnd)
-    assert (end.samples, end.rejects, end.rejected, end.over_limit) == (len(made), {"damaged": 2, "ignored": 3}, 2, True)
+    assert (end.samples, end.rejects, end.rejected, end.over_limit) == (
+        len(made),
+        {"damaged": 2, "ignored": 3},
+        2,
+        True,
+    )
     assert end.stored == sum(len(record.raw) for record in records)  # type: ignore[union-attr]
 
 
@@ -84,7 +89,7 @@ def test_a_new_start_before_the_end_is_noticed() -> None:
     "data", [b"", b"x", b"<html>nothing here</html>" * 100, ustar.END, ustar.member("picture.jpg", b"1") + ustar.END]
 )
 def test_what_is_no_stream_is_refused(data: bytes) -> None:
-    with pytest.raises(InputError, match="start marker|not a stream"):
+    with pytest.raises(InputError, match=r"start marker|not a stream"):
         read(data)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from seerctl.stream import ustar
 from seerctl.stream.ustar import BLOCK, END, MemberReader, TarError
 
-NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789._-/", min_size=1, max_size=100)
+NAMES = st.from_regex(r"[a-z0-9_.-]([a-z0-9_./-]{0,98}[a-z0-9_.-])?", fullmatch=True)
 MEMBERS = st.lists(st.tuples(NAMES, st.binary(max_size=1200)), max_size=6)
 
 
@@ -51,7 +51,7 @@ def test_what_is_written_is_read_in_any_pieces(members: list[tuple[str, bytes]],
 def test_the_standard_library_reads_the_same(members: list[tuple[str, bytes]]) -> None:
     with tarfile.open(fileobj=io.BytesIO(archive(members))) as tar:
         found = [(info, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
-    assert [(info.name, data) for info, data in found] == [(name.rstrip("/"), data) for name, data in members]
+    assert [(info.name, data) for info, data in found] == members
     assert {(info.mtime, info.uid, info.gid, info.uname, info.gname, info.mode) for info, _ in found} <= {
         (0, 0, 0, "", "", 0o444)
     }
@@ -131,7 +131,7 @@ def test_odd_members_are_named(data: bytes, fault: str) -> None:
 
 @pytest.mark.parametrize(("name", "size"), [("", 1), ("a" * 101, 1), ("ä", 1), ("a", -1), ("a", ustar.MAX_MEMBER + 1)])
 def test_what_has_no_header_is_refused(name: str, size: int) -> None:
-    with pytest.raises(ValueError, match="USTAR|ascii"):
+    with pytest.raises(ValueError, match=r"USTAR|ascii"):
         ustar.header(name, size)
 
 
