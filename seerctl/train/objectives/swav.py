@@ -37,13 +37,16 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int, group: Group | Non
         return _sinkhorn_log(scores / epsilon, iterations, group)
     kernel = scores.sub(_reduced(scores.amax(), dist.ReduceOp.MAX, group)).mul_(1 / epsilon).exp_()
     rows = torch.ones(scores.shape[:-1], device=scores.device)
-    columns = torch.ones(())
+    columns = rows
+    share = scores.shape[-2] * _ranks(group) / scores.shape[-1]  # rows of sum 1 leave this much for each prototype
     tiny = torch.finfo(torch.float32).tiny
-    for _ in range(iterations):
+    for iteration in range(iterations):
+        if iteration:
+            rows = (kernel @ columns.unsqueeze(-1)).squeeze(-1).clamp_min_(tiny).reciprocal_()
         mass = (rows.unsqueeze(-2) @ kernel).squeeze(-2)
-        columns = _reduced(mass, dist.ReduceOp.SUM, group).clamp_min_(tiny).reciprocal_()
-        rows = (kernel @ columns.unsqueeze(-1)).squeeze(-1).clamp_min_(tiny).reciprocal_()
-    return kernel.mul_(columns.unsqueeze(-2)).mul_(rows.unsqueeze(-1))
+        columns = share / _reduced(mass, dist.ReduceOp.SUM, group).clamp_min_(tiny)
+    codes = kernel.mul_(columns.unsqueeze(-2))
+    return codes.div_(codes.sum(-1, keepdim=True).clamp_min_(tiny))
 
 
 def _sinkhorn_log(logits: Tensor, iterations: int, group: Group | None) -> Tensor:
@@ -58,9 +61,13 @@ def _sinkhorn_log(logits: Tensor, iterations: int, group: Group | None) -> Tenso
 
 
 def _reduced(value: Tensor, operation: dist.ReduceOp.RedOpType, group: Group | None) -> Tensor:
-    if dist.is_initialized() and dist.get_world_size(group) > 1:
+    if _ranks(group) > 1:
         dist.all_reduce(value, operation, group)
     return value
+
+
+def _ranks(group: Group | None) -> int:
+    return dist.get_world_size(group) if dist.is_initialized() else 1
 
 
 def targets(codes: Tensor, crop: int) -> tuple[Tensor, int]:
@@ -138,9 +145,8 @@ def use_of_prototypes(scores: Tensor, group: Group | None = None) -> Tensor:
     counts.scatter_add_(0, scores.argmax(1), torch.ones(samples, device=scores.device))
     counts = _reduced(counts, dist.ReduceOp.SUM, group)
     share = counts / counts.sum()
-    ranks = dist.get_world_size(group) if dist.is_initialized() else 1
     entropy: Tensor = torch.special.entr(share).sum()
-    return entropy / math.log(min(prototypes, samples * ranks))
+    return entropy / math.log(min(prototypes, samples * _ranks(group)))
 
 
 @torch.no_grad()

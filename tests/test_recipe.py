@@ -1,0 +1,157 @@
+"""Recipes: found, inherited, overridden, dumped, and refused with the key that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from seerctl.errors import UsageError
+from seerctl.recipe import Recipe, differences, dump, find, load_recipe, recipe_names
+from seerctl.train.optim import peak_lr
+from seerctl.train.parallel import assemble
+
+SHIPPED = ["10b", "128gf", "16gf", "256gf", "256gf-5088", "32gf", "64gf", "8gf", "nano"]
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_the_shipped_recipes_are_all_found() -> None:
+    assert set(SHIPPED) <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_builds_and_round_trips(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.description
+    assert load_recipe(_write(tmp_path / "dumped.toml", dump(recipe))) == recipe
+    with torch.device("meta"):
+        model = assemble(recipe.model)
+    assert model.head.prototypes.out_features == recipe.model.prototypes
+
+
+def test_10b_is_seer_2022() -> None:
+    recipe = load_recipe("10b")
+    crops = [(crop.size, crop.count, crop.scale) for crop in recipe.augment.crops]
+    assert crops == [(160, 2, (0.14, 1.0)), (96, 4, (0.05, 0.14))]
+    assert (recipe.loss.epsilon, recipe.loss.iterations, recipe.loss.temperature) == (0.03, 10, 0.1)
+    assert (recipe.model.prototypes, recipe.data.batch, recipe.model.head) == (16000, 7936, (8192, 8192, 256))
+    assert peak_lr(recipe.optim, recipe.data.batch) == pytest.approx(9.3)
+    assert recipe.schedule.start * 9.3 == pytest.approx(0.15, rel=1e-4)
+    assert round(126_008 * recipe.schedule.warmup) == 5500
+
+
+def test_128gf_inherits_from_256gf_and_changes_what_it_says() -> None:
+    parent, child = load_recipe("256gf"), load_recipe("128gf")
+    assert sorted(line.split(":")[0] for line in differences(parent, child)) == [
+        "data.batch",
+        "model.size",
+        "schedule.shape",
+    ]
+    assert child.description != parent.description
+
+
+def test_paths_environment_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = _write(tmp_path / "mine.toml", 'extends = "nano"\n[data]\nbatch = 64\n')
+    assert load_recipe(mine).data.batch == 64
+    assert load_recipe(mine).model == load_recipe("nano").model
+    with pytest.raises(UsageError, match="no recipe 'mine'"):
+        find("mine")
+    monkeypatch.setenv("SEERCTL_RECIPES", str(tmp_path))
+    assert find("mine") == mine
+    assert "mine" in recipe_names()
+    _write(tmp_path / "nano.toml", 'description = "shadows"\n')
+    assert load_recipe("nano").description == "shadows"
+
+
+def test_missing_recipes_name_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Did you mean '256gf'"):
+        load_recipe("256fg")
+    with pytest.raises(UsageError, match=r"no such recipe file.*10b, .*nano"):
+        load_recipe(tmp_path / "absent.toml")
+
+
+def test_extends_two_levels_and_no_further(tmp_path: Path) -> None:
+    _write(tmp_path / "a.toml", "[data]\nbatch = 10\n")
+    _write(tmp_path / "b.toml", 'extends = "a"\n[run]\nseed = 3\n')
+    _write(tmp_path / "c.toml", 'extends = "b.toml"\n[optim]\nlr = 1\n')
+    _write(tmp_path / "d.toml", 'extends = "c"\n')
+    recipe = load_recipe(tmp_path / "c.toml")
+    assert (recipe.data.batch, recipe.run.seed, recipe.optim.lr) == (10, 3, 1.0)
+    with pytest.raises(UsageError, match="more than 2 levels"):
+        load_recipe(tmp_path / "d.toml")
+    _write(tmp_path / "round.toml", 'extends = "round"\n')
+    with pytest.raises(UsageError, match="more than 2 levels"):
+        load_recipe(tmp_path / "round.toml")
+    with pytest.raises(UsageError, match="'extends' is 3"):
+        load_recipe(_write(tmp_path / "odd.toml", "extends = 3\n"))
+
+
+def test_overrides_are_toml_values_or_plain_text() -> None:
+    recipe = load_recipe(
+        "nano",
+        [
+            "data.batch=64",
+            "optim.lr=2",
+            "model.size=10b",
+            'loss.objective = "swav"',
+            "augment.crops=[{size=32, count=2, scale=[0.5, 1]}]",
+            "parallel.sync_batchnorm=node",
+            "optim.larc=false",
+            "description=true",
+            "run.seed=1",
+            "run.seed=2",
+        ],
+    )
+    assert (recipe.data.batch, recipe.optim.lr, recipe.model.size) == (64, 2.0, "10b")
+    assert [(crop.size, crop.scale) for crop in recipe.augment.crops] == [(32, (0.5, 1.0))]
+    assert (recipe.parallel.sync_batchnorm, recipe.run.seed, recipe.description) == ("node", 2, "true")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.weigth_decay=1", "unknown key 'optim.weigth_decay'. Did you mean 'weight_decay'"),
+        ("optimm.lr=1", "unknown key 'optimm'. Did you mean 'optim'"),
+        ("optim.lr=fast", "'optim.lr' is 'fast'"),
+        ("data.batch=1.5", "'data.batch' is 1.5. It must be int"),
+        ("data.batch", "not of the form section.key=value"),
+        ("model.size.x=1", "'size' is not a section"),
+        ("model.size=11b", "no size '11b'. Did you mean '10b'"),
+        ("optim.name=adam", "'optim.name' is 'adam'. Did you mean 'adamw'"),
+        ("schedule.warmup=2", "warmup is a fraction of all steps"),
+        ("augment.crops=[{size=32, count=1, scale=[0.5, 1]}]", "SwAV needs at least 2 crops of the first kind"),
+        ("loss.epsilon=0", "temperature and epsilon must be positive"),
+        ("parallel.sync_batchnorm=1", "groups need at least 2 ranks"),
+        ("optim.larc=true", "larc goes with sgd"),
+        ("checkpoint.keep=0", "every and keep must be at least 1"),
+    ],
+)
+def test_wrong_overrides_are_named(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message.replace("'", ".").replace("[", r"\[")) as caught:
+        load_recipe("nano", [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    for text, message in {
+        "[optim]\nweigth_decay = 1e-5\n": "bad.toml: unknown key 'optim.weigth_decay'. Did you mean 'weight_decay'",
+        "[optim\n": "bad.toml: not valid TOML",
+        "[data]\nbatch = '64'\n": "bad.toml: 'data.batch' is '64'. It must be int",
+        "data = 3\n": "bad.toml: 'data' is 3. It must be a table",
+        'extends = "nano"\ndata = 3\n': "bad.toml: 'data' is 3. It must be a table",
+    }.items():
+        with pytest.raises(UsageError) as caught:
+            load_recipe(_write(tmp_path / "bad.toml", text))
+        assert message in str(caught.value)
+
+
+def test_differences_name_keys_and_both_values() -> None:
+    old, new = load_recipe("nano"), load_recipe("nano", ["data.batch=64", "model.size=micro", "description=other"])
+    assert differences(old, new) == ['model.size: "nano" -> "micro"', "data.batch: 256 -> 64"]
+    assert differences(old, old) == []
+    assert differences(Recipe(), Recipe()) == []
