@@ -114,8 +114,8 @@ def _open_jsonl(path: Path) -> tuple[list[str], Blocks]:
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        number = 0
+    number = 0
+    with path.open("rb") as file:
         try:
             for number, line in enumerate(file, 1):
                 if line.isspace():
@@ -125,8 +125,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
                     raise InputError(f"{path}: line {number} is not a JSON object")
                 yield row
         except (ValueError, RecursionError) as error:
-            place = number + isinstance(error, UnicodeDecodeError)
-            raise InputError(f"{path}: line {place} is not JSON ({error})") from None
+            raise InputError(f"{path}: line {number} is not JSON ({error})") from None
 
 
 def _open_parquet(path: Path) -> tuple[list[str], Blocks]:

@@ -112,6 +112,8 @@ def extract(
     files = {layers[0]: output} if len(layers) == 1 else {name: output / f"{name}.h5" for name in layers}
     if len(layers) == 1 and output.is_dir():
         raise UsageError(f"{output}: a directory", f"Name a file, such as {output / 'features.h5'}")
+    if not options.overwrite and all(path.exists() for path in files.values()):
+        raise UsageError(f"{output}: exists already", "Choose another output or pass --overwrite")
     ranks = Ranks.from_environment()
     device = pick_device(options.device, ranks.local)
     with ShardSet.open(data) as shards, ranks.joined():
