@@ -146,6 +146,8 @@ def _verified(path: Path, world: World) -> tuple[dict[str, Any], str | None]:
             if index % world.size == world.rank and (fault is None) and sha256_file(path / name) != digest:
                 fault = f"{name} is not what was written"
         facts = read_json(path / _STATE)
+    except FileNotFoundError as error:
+        fault = f"{Path(error.filename).name} is missing"
     except (SeerctlError, OSError, AttributeError, TypeError) as error:
         fault = str(error)
     return facts, next((found for found in world.gather(fault) if found), None)
