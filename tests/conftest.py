@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+
+from tests.pictures import draw
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning pools on two cores slow each other tenfold
 
@@ -56,20 +57,9 @@ def seerctl() -> Callable[..., Result]:
 
 @pytest.fixture
 def picture() -> Callable[..., Image.Image]:
-    """A picture with structure: `picture(seed, width, height)`; smooth colour fields with a bright disc."""
+    """`picture(seed, width, height)`: see tests/pictures.py."""
 
-    def make(seed: int = 0, width: int = 48, height: int = 40) -> Image.Image:
-        generator = np.random.default_rng(seed)
-        coarse = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        field = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).copy()
-        x, y = np.meshgrid(np.arange(width), np.arange(height))
-        center = generator.uniform(0.3, 0.7, 2) * (width, height)
-        field[(x - center[0]) ** 2 + (y - center[1]) ** 2 < (min(width, height) / 5) ** 2] = generator.integers(
-            128, 256, 3
-        )
-        return Image.fromarray(field)
-
-    return make
+    return draw
 
 
 @pytest.fixture

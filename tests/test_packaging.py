@@ -31,10 +31,10 @@ def ask(python_path: str, where: Path) -> list[object]:
 def test_recipes_are_found_from_a_checkout_and_an_editable_install(tmp_path: Path) -> None:
     assert len(SHIPPED) >= 9
     file, names, size = ask("", tmp_path)  # the installation that runs these tests
-    assert (names, size) == (SHIPPED, "nano")
+    assert (names, size) == (SHIPPED, "pico")
     file, names, size = ask(str(REPOSITORY), tmp_path)
     assert Path(str(file)).is_relative_to(REPOSITORY)
-    assert (names, size) == (SHIPPED, "nano")
+    assert (names, size) == (SHIPPED, "pico")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_recipes_and_policies_are_inside_the_wheel(wheel: Path, tmp_path: Path) 
     assert (tmp_path / "site/seerctl/py.typed").is_file()
     file, names, size = ask(str(tmp_path / "site"), tmp_path)
     assert Path(str(file)).is_relative_to(tmp_path)
-    assert (names, size) == (SHIPPED, "nano")
+    assert (names, size) == (SHIPPED, "pico")
 
 
 def test_the_wheel_holds_nothing_but_the_package(wheel: Path) -> None:

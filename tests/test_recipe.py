@@ -12,7 +12,7 @@ from seerctl.recipe import Recipe, differences, dump, find, load_recipe, recipe_
 from seerctl.train.optim import peak_lr
 from seerctl.train.parallel import assemble
 
-SHIPPED = ["10b", "128gf", "16gf", "256gf", "256gf-5088", "32gf", "64gf", "8gf", "nano"]
+SHIPPED = ["10b", "128gf", "16gf", "256gf", "256gf-5088", "32gf", "64gf", "8gf", "cifar", "nano"]
 
 
 def _write(path: Path, text: str) -> Path:
@@ -151,7 +151,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
 
 
 def test_differences_name_keys_and_both_values() -> None:
-    old, new = load_recipe("nano"), load_recipe("nano", ["data.batch=64", "model.size=micro", "description=other"])
-    assert differences(old, new) == ['model.size: "nano" -> "micro"', "data.batch: 256 -> 64"]
+    old, new = load_recipe("nano"), load_recipe("nano", ["data.batch=32", "model.size=micro", "description=other"])
+    assert differences(old, new) == ['model.size: "pico" -> "micro"', "data.batch: 64 -> 32"]
     assert differences(old, old) == []
     assert differences(Recipe(), Recipe()) == []

@@ -42,7 +42,8 @@ def _size(depths: tuple[int, ...], widths: tuple[int, ...], group: int) -> RegNe
 
 SIZES: dict[str, RegNetSize] = {
     "micro": RegNetSize((1, 1, 1, 1), (16, 24, 32, 64), (8, 8, 8, 8), stem_width=16),  # for tests: seconds on one core
-    "nano": _size((1, 2, 6, 2), (32, 64, 160, 384), 16),  # 1.35 M parameters: minutes on a CPU
+    "pico": _size((1, 1, 2, 1), (32, 64, 160, 384), 16),  # 0.55 M parameters: the CPU recipes
+    "nano": _size((1, 2, 6, 2), (32, 64, 160, 384), 16),  # 1.35 M parameters
     "400mf": _size((1, 3, 6, 6), (48, 104, 208, 440), 8),
     "800mf": _size((1, 3, 8, 2), (64, 144, 320, 784), 16),
     "1.6gf": _size((2, 6, 17, 2), (48, 120, 336, 888), 24),
