@@ -17,7 +17,8 @@ def test_names_become_sorted_codes_and_absent_ones_missing() -> None:
 
 
 def test_numbers_stay_numbers() -> None:
-    columns = columns_from_rows([{"n": 1, "x": 0.5, "m": 3}, {"n": -2, "x": None, "m": 4.5}, {"n": 7, "x": float("nan")}])
+    rows = [{"n": 1, "x": 0.5, "m": 3}, {"n": -2, "x": None, "m": 4.5}, {"n": 7, "x": float("nan")}]
+    columns = columns_from_rows(rows)
     assert columns["n"].values.dtype == np.int64
     assert columns["n"].values.tolist() == [1, -2, 7]
     assert columns["x"].categories is None
@@ -31,8 +32,14 @@ def test_a_mixed_column_is_names() -> None:
 
 
 def test_other_types_are_their_json() -> None:
-    column = columns_from_rows([{"v": True}, {"v": ["b", "a"]}, {"v": {"k": 1}}, {"v": 2**60}, {"v": float("inf")}])["v"]
-    assert column.texts() == ["true", '["b", "a"]', '{"k": 1}', str(2**60), "inf"]
+    values = [True, ["b", "a"], {"k": 1}, 2**60, float("inf")]
+    assert columns_from_rows([{"v": value} for value in values])["v"].texts() == [
+        "true",
+        '["b", "a"]',
+        '{"k": 1}',
+        str(2**60),
+        "inf",
+    ]
 
 
 def test_hostile_names_can_be_stored() -> None:

@@ -8,9 +8,10 @@ device.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -165,19 +166,20 @@ def _run(job: _Job, progress: Callable[[int], None] | None) -> int:
         return 0
     parts = {name: part_of(path, job.ranks.rank, job.ranks.world) for name, path in job.files.items()}
     done = min(_rows_done(job, parts[name], job.headers[name], rows) for name in parts)
-    rest = range(mine.stop if done == rows else mine.start + done // job.batch, mine.stop)
-    done = rows - job.rows(rest)
     if progress is not None:
         progress(done)
-    if not rest:
+    if done == rows:
         return done
+    rest = range(mine.start + done // job.batch, mine.stop)
+    skip = done % job.batch  # rows of the first batch that are there already
     encoded = _encoded(job, rest)  # any workers fork here: a child would inherit the locks of files opened before
     writers = _Writers(job, parts, rows, done)
     try:
         for features, batch in encoded:
-            writers.append(features, batch)
+            writers.append([tensor[skip:] for tensor in features], batch.keys[skip:], batch.columns[skip:])
             if progress is not None:
-                progress(len(batch.keys))
+                progress(len(batch.keys) - skip)
+            skip = 0
     finally:
         writers.close()
     return done
@@ -228,7 +230,7 @@ class _Writers:
         self.job, self.parts, self.rows, self.start = job, parts, rows, start
         self.opened: dict[str, FeatureWriter] = {}
 
-    def append(self, features: Sequence[Tensor], batch: Batch) -> None:
+    def append(self, features: Sequence[Tensor], keys: Sequence[str], columns: Sequence[Mapping[str, Any]]) -> None:
         """Write one batch of every layer.
 
         Raises:
@@ -242,7 +244,7 @@ class _Writers:
             if not finite.all():
                 raise InputError(
                     f"{self.parts[name]}: the model gives non-finite features of {name}, first for sample "
-                    f"{batch.keys[int(np.argmin(finite))]}",
+                    f"{keys[int(np.argmin(finite))]}",
                     "Check the weights, and extract with --precision float32 --dtype float32",
                 )
             if name not in self.opened:
@@ -250,7 +252,7 @@ class _Writers:
                     self.parts[name], self.job.headers[name], rows=self.rows, dim=array.shape[1],
                     dtype=self.job.options.dtype, start=self.start,
                 )  # fmt: skip
-            self.opened[name].append(array, batch.keys, batch.columns)
+            self.opened[name].append(array, keys, columns)
 
     def close(self) -> None:
         """Close all files; their rows stay for the next run."""

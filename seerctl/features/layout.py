@@ -54,8 +54,8 @@ class Header:
 def create_datasets(file: h5py.File, rows: int, dim: int, dtype: str) -> None:
     """Make `features` and `keys` at their final size, so that appending changes no structure."""
     chunk = min(CHUNK_ROWS, rows)
-    file.create_dataset("features", (rows, dim), dtype, chunks=(chunk, dim))
-    file.create_dataset("keys", (rows,), KEY_DTYPE, chunks=(min(16 * CHUNK_ROWS, rows),))
+    file.create_dataset("features", (rows, dim), dtype, chunks=(chunk, dim), fletcher32=True)
+    file.create_dataset("keys", (rows,), KEY_DTYPE, chunks=(chunk,), fletcher32=True)
 
 
 def write_column(file: h5py.File, name: str, column: Column) -> None:

@@ -146,6 +146,8 @@ def _reading(path: Path) -> Iterator[None]:
         text = " ".join(str(error).split())
         if "truncated" in text or "eof" in text:
             raise InputError(f"{path}: truncated HDF5 file", "Extract it again") from None
+        if "filter returned failure" in text:  # the only filter is the checksum
+            raise InputError(f"{path}: damaged, a checksum of its rows does not match", "Extract it again") from None
         if "signature" in text:
             raise InputError(f"{path}: not an HDF5 file") from None
         raise InputError(f"{path}: damaged or not a feature file ({text[:120]})") from None

@@ -1,4 +1,4 @@
-"""Writing feature files so that a kill at any moment loses one batch at most.
+"""Writing feature files so that a kill at any moment loses one chunk of rows at most.
 
 While a file is being made it is called `<name>.part`, or `<name>.r00003-of-00008.part` for one of several ranks; its
 metadata lie beside it in `<part>.jsonl`, one line a row, because the types of the columns are known only at the end.
@@ -8,6 +8,7 @@ The attribute `rows_done` counts the rows that are safe in both.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -24,6 +25,7 @@ from seerctl.columns import columns_from_rows
 from seerctl.errors import EnvironmentFault, InputError, UsageError
 from seerctl.features.layout import (
     ATTRIBUTES,
+    CHUNK_ROWS,
     KEY_DTYPE,
     READ_ROWS,
     Header,
@@ -31,9 +33,10 @@ from seerctl.features.layout import (
     text_attribute,
     write_column,
 )
-from seerctl.files import blame, commit, environment_fault
+from seerctl.files import blame, commit, environment_fault, free_bytes
 
 CHUNK_CACHE = 64 << 20  # bytes
+SPARE_BYTES = 16 << 20  # for the metadata beside the features
 
 
 @contextlib.contextmanager
@@ -42,12 +45,32 @@ def writing(path: Path) -> Iterator[None]:
     try:
         with blame(path):
             yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         number = re.search(r"errno = (\d+)", str(error))
         if number is None:
             raise
         named = OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path))
-        raise environment_fault(named) or EnvironmentFault(f"{path}: {named.strerror}") from error
+        raise environment_fault(named) or EnvironmentFault(f"{path}: {named.strerror}") from None
+
+
+def demand_space(path: Path, need: int) -> None:
+    """Stop before the disk is full.
+
+    Raises:
+        EnvironmentFault: fewer than `need` bytes (and a little more) are free where `path` lies.
+    """
+    free = free_bytes(path)
+    if need + SPARE_BYTES > free:
+        raise EnvironmentFault(
+            f"{path}: needs {(need + SPARE_BYTES) / 1e9:.2f} GB more, the disk has {free / 1e9:.2f} GB",
+            "Free space, then run the same command again",
+        )
+
+
+def _never_close(*objects: object) -> None:
+    """Keep HDF5 objects for good: after a failed write HDF5 1.14 crashes when they are closed, also at exit."""
+    for thing in objects:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def unfinished_rows(part: Path, header: Header, rows: int, dtype: str) -> int:
@@ -75,7 +98,8 @@ def unfinished_rows(part: Path, header: Header, rows: int, dtype: str) -> int:
                 f"this one's {_short(wanted[name])})",
                 "Repeat that command to go on with it, or pass --overwrite to drop it",
             )
-    return done if _count_lines(sidecar(part)) >= done else 0
+    whole = done == rows or done % CHUNK_ROWS == 0
+    return done if whole and _count_lines(sidecar(part)) >= done else 0
 
 
 def is_finished(path: Path, header: Header, dtype: str) -> bool:
@@ -107,17 +131,24 @@ def _settings(lineage: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 class FeatureWriter:
-    """Appends batches to `part` and its sidecar, each safe from a kill once `append` returns.
+    """Appends rows to `part` and its sidecar; what counts in `rows_done` survives a kill.
 
-    `start` rows are kept from an earlier run, what lies behind them is written anew.
+    Rows go out in whole chunks, each written once: a chunk that is killed half-written holds no row that was counted.
+    `start` rows (whole chunks) are kept from an earlier run.
     """
 
     def __init__(
         self, part: Path, header: Header, *, rows: int, dim: int, dtype: str = "float32", start: int = 0
     ) -> None:
+        assert start % CHUNK_ROWS == 0 or start == rows
         self.part, self.rows, self.rows_done = part, rows, start
+        self._broken = False
+        self._features: list[NDArray[Any]] = []
+        self._samples: list[tuple[str, Mapping[str, Any]]] = []
+        self._row_bytes = dim * np.dtype(dtype).itemsize
         with writing(part):
             part.parent.mkdir(parents=True, exist_ok=True)
+            demand_space(part, (rows - start) * self._row_bytes)
             if start:
                 _keep_lines(sidecar(part), start)
             self._lines = sidecar(part).open("a" if start else "w", encoding="utf-8")
@@ -126,24 +157,43 @@ class FeatureWriter:
             if not start:
                 self._file.attrs.update({**header.attributes(), "rows_done": 0})
                 create_datasets(self._file, rows, dim, dtype)
+            self._data, self._keys = self._file["features"], self._file["keys"]
 
     def append(self, features: NDArray[Any], keys: Sequence[str], columns: Sequence[Mapping[str, Any]]) -> None:
-        """Write one batch: (B, D) features, their B keys and metadata."""
-        end = self.rows_done + len(features)
-        with writing(self.part):
-            self._file["features"][self.rows_done : end] = features
-            self._file["keys"][self.rows_done : end] = np.array([key.encode() for key in keys], dtype=KEY_DTYPE)
-            for row in columns:
-                self._lines.write(json.dumps(dict(row), ensure_ascii=False, separators=(",", ":")) + "\n")
-            self._lines.flush()
-            self._file.attrs["rows_done"] = self.rows_done = end
-            self._file.flush()
+        """Take one batch: (B, D) features, their B keys and metadata; whole chunks are written at once."""
+        self._features.append(features)
+        self._samples += zip(keys, columns, strict=True)
+        waiting, last = len(self._samples), self.rows_done + len(self._samples) == self.rows
+        if waiting >= CHUNK_ROWS or last:
+            self._write(waiting if last else waiting - waiting % CHUNK_ROWS)
+
+    def _write(self, count: int) -> None:
+        """Write the first `count` waiting rows; they are counted only when all of them are in both files."""
+        rows = np.concatenate(self._features)
+        end = self.rows_done + count
+        demand_space(self.part, count * self._row_bytes)
+        try:
+            with writing(self.part):
+                self._data[self.rows_done : end] = rows[:count]
+                keys = [key.encode() for key, _ in self._samples[:count]]
+                self._keys[self.rows_done : end] = np.array(keys, dtype=KEY_DTYPE)
+                for _, columns in self._samples[:count]:
+                    self._lines.write(json.dumps(dict(columns), ensure_ascii=False, separators=(",", ":")) + "\n")
+                self._lines.flush()
+                self._file.attrs["rows_done"] = self.rows_done = end
+                self._file.flush()
+        except EnvironmentFault:
+            _never_close(self._data, self._data.id, self._keys, self._keys.id, self._file, self._file.id)
+            self._broken = True
+            raise
+        self._features, self._samples = [rows[count:]], self._samples[count:]
 
     def close(self) -> None:
-        """Close both files; what was appended stays for the next run."""
-        self._lines.close()
+        """Close both files; the rows that were counted stay for the next run."""
         with writing(self.part):
-            self._file.close()
+            self._lines.close()
+            if not self._broken:
+                self._file.close()
 
 
 def finish(path: Path, parts: Sequence[Path], header: Header, rows: int, columns: Sequence[str] = ()) -> None:
@@ -173,6 +223,7 @@ def finish(path: Path, parts: Sequence[Path], header: Header, rows: int, columns
 
 
 def _merge(whole: Path, parts: Sequence[Path], header: Header, rows: int) -> None:
+    demand_space(whole, sum(part.stat().st_size for part in parts if part.exists()))
     with h5py.File(whole, "w", rdcc_nbytes=CHUNK_CACHE) as target:
         target.attrs.update({**header.attributes(), "rows_done": 0})
         done = 0
