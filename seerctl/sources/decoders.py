@@ -15,7 +15,7 @@ from seerctl.sources.check import CheckOptions
 from seerctl.sources.magic import Format, detect
 from seerctl.sources.reasons import Reason, RejectedError
 
-_ORIENTATION_TAG = 0x0112
+_WIDTH_TAG, _HEIGHT_TAG, _ORIENTATION_TAG = 0x0100, 0x0101, 0x0112
 _MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
 
 
@@ -98,11 +98,16 @@ def _agree(data: bytes, found: Format, size: tuple[int, int]) -> None:
 def _examine_other(data: bytes, found: Format, options: CheckOptions) -> Picture:
     with _open(data, found) as image:
         width, height = image.size
+        if found.name == "TIFF":  # Pillow gives the size after orientation, and forgets the tag on loading
+            width, height = (int(image.tag_v2[tag]) for tag in (_WIDTH_TAG, _HEIGHT_TAG))  # type: ignore[attr-defined]
         _check_size(width, height, options)
-        mode = image.mode  # loading may change it, as for interlaced or tiled files
+        mode = image.mode
+        orientation = _pillow_orientation(image) if found.name == "TIFF" else 1
         if options.check != "header":
             image.load()
-        orientation = _pillow_orientation(image)
+        if found.name != "TIFF" and (options.check != "header" or "exif" in image.info):
+            # Not before: asking a PNG for its metadata loads it, and hides that it could not be loaded.
+            orientation = _pillow_orientation(image)
         if options.check == "strict":
             _load_frames(image)
     if options.check == "strict" and found.name == "PNG":

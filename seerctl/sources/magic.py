@@ -80,4 +80,5 @@ def detect(data: bytes) -> Format | None:
 
 def named_like_image(name: str) -> bool:
     """Whether a file's extension claims that it is an image."""
-    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+    _, dot, ext = name.rpartition(".")
+    return dot == "." and ext.lower() in IMAGE_EXTENSIONS

@@ -22,7 +22,7 @@ PATH_COLUMNS = ("path", "file", "image", "filename", "file_name", "filepath", "i
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": "", ".ndjson": ""}
 MAX_FIELD = 1 << 20  # characters of one field or line
 _SAFE_INTEGER = 1 << 53
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,15})")
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 
 
@@ -111,8 +111,8 @@ def _text_rows(
 
 def _kind(field: str) -> Callable[[str], Any]:
     """What a field could be: int, float, or text."""
-    if _INTEGER.fullmatch(field) and abs(int(field)) <= _SAFE_INTEGER:
-        return int
+    if _INTEGER.fullmatch(field):  # longer ones are names of things, which a float would round
+        return int if len(field) < 17 and abs(int(field)) <= _SAFE_INTEGER else plain_text
     return float if _NUMBER.fullmatch(field) and math.isfinite(float(field)) else plain_text
 
 
