@@ -136,18 +136,22 @@ def device_mesh(config: ParallelConfig, world: World) -> DeviceMesh:
     return init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("shard",))
 
 
+def has_override() -> bool:
+    """Whether this torch can keep single parameters of a group in their own dtype (2.15 can, 2.13 cannot)."""
+    return "param_dtype_override_fn" in {field.name for field in dataclasses.fields(MixedPrecisionPolicy)}
+
+
 def _mixed_policy(model: SwAVModel, mesh: DeviceMesh, dtype: torch.dtype, reduce: torch.dtype) -> MixedPrecisionPolicy:
     """Compute in `dtype` with BatchNorm in float32: its kernels refuse half weights beside float32 statistics."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    fields = {field.name for field in dataclasses.fields(MixedPrecisionPolicy)}
-    if "param_dtype_override_fn" in fields:
+    if has_override():
         kept = {id(parameter) for norm in norms for parameter in norm.parameters()}
         return MixedPrecisionPolicy(
             param_dtype=dtype,
             reduce_dtype=reduce,
             param_dtype_override_fn=lambda parameter: torch.float32 if id(parameter) in kept else None,
         )
-    # Before torch 2.15: BatchNorms as groups of their own, which see the input as it comes.
+    # There, BatchNorms are groups of their own, which see the input as it comes.
     for norm in norms:
         fully_shard(
             norm, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
