@@ -107,8 +107,8 @@ def pillow_to_rgb(image: Image.Image) -> Pixels:
     if upright_image.has_transparency_data:
         rgba = upright_image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
-    return np.asarray(upright_image.convert("RGB"))
+        return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
+    return np.array(upright_image.convert("RGB"))  # a copy: torch wants it writable
 
 
 def _scaled_to_8_bit(grey: npt.NDArray[np.generic]) -> Pixels:
