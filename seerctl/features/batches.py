@@ -106,8 +106,8 @@ class _ForLoader(Dataset[Any]):
             batch = self.batches(number)
         except SeerctlError as error:
             return error
-        # Tensors travel through shared memory, arrays through the pipe.
-        return batch if self.share_memory else (batch.pixels.numpy(), batch.keys, batch.columns)
+        # Tensors travel through shared memory, arrays through the pipe (which keeps no strides but C's).
+        return batch if self.share_memory else (batch.pixels.permute(0, 2, 3, 1).numpy(), batch.keys, batch.columns)
 
 
 def by_processes(batches: Batches, numbers: range, workers: int, pin: bool) -> Iterator[Batch]:
@@ -140,7 +140,9 @@ def _checked(found: Iterator[Any]) -> Iterator[Batch]:
             return
         if isinstance(batch, SeerctlError):
             raise batch
-        yield batch if isinstance(batch, Batch) else Batch(torch.from_numpy(batch[0]), batch[1], batch[2])
+        if not isinstance(batch, Batch):
+            batch = Batch(torch.from_numpy(batch[0]).permute(0, 3, 1, 2), batch[1], batch[2])
+        yield batch
 
 
 def by_threads(function: Callable[[int], T], numbers: Iterable[int], threads: int) -> Iterator[T]:

@@ -47,7 +47,7 @@ class Encoder(nn.Module):
             wanted = dict.fromkeys("avgpool" if name == HEAD else name for name in self.layers)
             maps = self.trunk.features(images, tuple(wanted))
             found = {name: _pooled(tensor.float()) for name, tensor in maps.items()}
-        if self.head is not None:
+        if self.head is not None and HEAD in self.layers:
             found[HEAD] = self.head(found["avgpool"]).projections
         return [found[name] for name in self.layers]
 

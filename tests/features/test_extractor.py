@@ -1,0 +1,333 @@
+"""Extraction of generated pictures by a tiny random trunk: the numbers, the order, kills, ranks, and bad input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from seerctl.errors import EnvironmentFault, InputError, UsageError
+from seerctl.features import batches
+from seerctl.features.batches import Batches, by_processes, by_threads
+from seerctl.features.extractor import Extracted, Options, extract
+from seerctl.features.pixels import View
+from seerctl.features.ranks import Ranks
+from seerctl.features.store import FeatureFile
+from seerctl.features.writer import part_of, sidecar
+from seerctl.model.heads import SwAVHead, SwAVModel
+from seerctl.model.load import load_model
+from seerctl.model.regnet import build_trunk
+from seerctl.model.sizes import RegNetSize
+from seerctl.model.weights import save_weights
+from seerctl.shards.index import ShardSet
+from tests.feature_files import meta_of, picture_shards, shards_of, stream_of
+
+COUNT, BATCH = 300, 40
+TINY = RegNetSize(depths=(1, 1, 1, 1), widths=(8, 16, 24, 32), group_widths=(8, 8, 8, 8), stem_width=8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return picture_shards(tmp_path_factory.mktemp("data") / "shards", COUNT, maxcount=120)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "weights.safetensors"
+    torch.manual_seed(3)
+    model = SwAVModel(build_trunk(TINY), SwAVHead(32, (20, 12), 6, nn.BatchNorm1d))
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+    save_weights(path, model.state_dict(), {"crop_size": "32"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def reference(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("reference") / "f.h5"
+    assert run(data, weights, path) == Extracted({"avgpool": path}, COUNT, 0)
+    return path
+
+
+def run(data: Path, weights: Path, output: Path, **options: object) -> Extracted | None:
+    settings = {"device": "cpu", "batch": BATCH, "workers": 2, **options}
+    return extract(str(weights), str(data), output, Options(**settings))  # type: ignore[arg-type]
+
+
+def rows(path: Path) -> np.ndarray:
+    with FeatureFile.open(path) as file:
+        return file.features()
+
+
+def test_numbers_and_order(data: Path, weights: Path, reference: Path) -> None:
+    trunk, shards = load_model(str(weights)).trunk, ShardSet.open(data)
+    with FeatureFile.open(reference) as file:
+        assert file.shape == (COUNT, 32)
+        assert [key.decode() for key in file.keys] == [sample.key for sample in shards]
+        assert file.columns["label"].texts() == [sample.meta["columns"]["label"] for sample in shards]
+        assert file.columns["rare"].texts() == [sample.meta["columns"].get("rare", "") for sample in shards]
+        assert file.header.index_sha256 == shards.sha256
+        assert "centre crop 32" in file.header.preprocess  # the size it was trained at
+        features = file.features()
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    for position in (0, 119, 120, 299):
+        pixels = torch.tensor(View.of(32)(shards.read(position).image))
+        with torch.no_grad():
+            alone = trunk(((pixels / 255 - mean) / deviation).permute(2, 0, 1)[None])[0]
+        np.testing.assert_allclose(features[position], alone.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_layers(data: Path, weights: Path, reference: Path, tmp_path: Path) -> None:
+    layers = ("res2", "res4", "res5", "avgpool", "head")
+    run(data, weights, tmp_path / "out", layers=layers)
+    found = {name: rows(tmp_path / "out" / f"{name}.h5") for name in layers}
+    assert {name: array.shape[1] for name, array in found.items()} == {
+        "res2": 8, "res4": 24, "res5": 32, "avgpool": 32, "head": 12,
+    }  # fmt: skip
+    np.testing.assert_array_equal(found["avgpool"], rows(reference))
+    np.testing.assert_allclose(found["res5"], found["avgpool"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found["head"], axis=1), 1.0, rtol=1e-5)
+    assert np.ptp(found["head"], axis=0).max() > 0
+    # a layer that is done is kept when a run of several is repeated after a kill
+    (tmp_path / "out" / "res4.h5").unlink()
+    before = (tmp_path / "out" / "res2.h5").stat().st_mtime_ns
+    run(data, weights, tmp_path / "out", layers=layers)
+    np.testing.assert_array_equal(rows(tmp_path / "out" / "res4.h5"), found["res4"])
+    assert (tmp_path / "out" / "res2.h5").stat().st_mtime_ns == before
+
+
+def test_half_precision_is_close(data: Path, weights: Path, reference: Path, tmp_path: Path) -> None:
+    run(data, weights, tmp_path / "b.h5", precision="bfloat16", dtype="float16")
+    with FeatureFile.open(tmp_path / "b.h5") as file:
+        assert file.dtype == "float16"
+        one, other = file.features(), rows(reference)
+    assert not np.array_equal(one, other)
+    cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    assert cosine.min() > 0.995
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_nothing(workers: int, data: Path, weights: Path, reference: Path, tmp_path: Path) -> None:
+    run(data, weights, tmp_path / "w.h5", workers=workers)
+    assert (tmp_path / "w.h5").read_bytes() == reference.read_bytes()
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of an extraction."""
+
+
+def test_interrupted_and_resumed(data: Path, weights: Path, reference: Path, tmp_path: Path) -> None:
+    def stop(amount: int) -> None:
+        stop.seen += amount  # type: ignore[attr-defined]
+        if stop.seen >= 280:  # type: ignore[attr-defined]
+            raise Killed
+
+    stop.seen = 0  # type: ignore[attr-defined]
+    options = Options(device="cpu", batch=BATCH, workers=2)
+    with pytest.raises(Killed):
+        extract(str(weights), str(data), tmp_path / "f.h5", options, stop)
+    assert not (tmp_path / "f.h5").exists()
+    assert run(data, weights, tmp_path / "f.h5") == Extracted({"avgpool": tmp_path / "f.h5"}, COUNT, 256)
+    assert (tmp_path / "f.h5").read_bytes() == reference.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+
+
+SLOW = """
+import sys, time
+from seerctl.features import pixels
+view = pixels.View.__call__
+pixels.View.__call__ = lambda self, data: (time.sleep(0.02), view(self, data))[1]
+from seerctl.cli import main
+main()
+"""
+
+
+def test_killed_by_sigkill(data: Path, weights: Path, reference: Path, tmp_path: Path) -> None:
+    output = tmp_path / "f.h5"
+    arguments = ["extract", "--model", weights, "--data", data, "-o", output, "--device", "cpu", "--batch", BATCH]
+    words = [*map(str, arguments), "--workers", "1"]
+    process = subprocess.Popen([sys.executable, "-c", SLOW, *words], stderr=subprocess.PIPE)
+    side = sidecar(part_of(output))
+    while process.poll() is None and not (side.exists() and side.stat().st_size):
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not output.exists()
+    again = subprocess.run([sys.executable, "-m", "seerctl", *words], check=True, capture_output=True, text=True)
+    assert "256 from before" in again.stderr
+    assert output.read_bytes() == reference.read_bytes()
+
+
+@pytest.mark.distributed
+def test_two_ranks(data: Path, weights: Path, reference: Path, tmp_path: Path) -> None:
+    output = tmp_path / "f.h5"
+    arguments = [
+        "--model",
+        weights,
+        "--data",
+        data,
+        "--device",
+        "cpu",
+        "--batch",
+        str(BATCH),
+        "--workers",
+        "1",
+        "-o",
+        output,
+    ]
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "seerctl", "extract", *map(str, arguments)], text=True, stderr=subprocess.PIPE,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=240)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], said
+    assert [text.count("300 rows") for text in said] == [1, 0]
+    np.testing.assert_array_equal(rows(output), rows(reference))
+    with FeatureFile.open(output) as one, FeatureFile.open(reference) as other:
+        assert one.columns["label"].texts() == other.columns["label"].texts()
+        np.testing.assert_array_equal(one.keys, other.keys)
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def test_shares_of_ranks_cover_the_batches_once() -> None:
+    for world in (1, 2, 3, 7):
+        for total in (1, 2, 6, 100):
+            shares = [Ranks(rank, world).share(total) for rank in range(world)]
+            assert [batch for share in shares for batch in share] == list(range(total))
+
+
+def test_rank_from_a_broken_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(EnvironmentFault, match="whole numbers"):
+        Ranks.from_environment()
+
+
+# ----------------------------------------------------------------------------------------------------- reading batches
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_processes_give_the_same_batches(data: Path, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_shared_memory_holds", lambda _: shared)
+    made = Batches(ShardSet.open(data), View.of(32), 64)
+    assert len(made) == 5
+    for batch, number in zip(by_processes(made, range(1, 5), 2, pin=False), range(1, 5), strict=True):
+        here = made(number)
+        assert torch.equal(batch.pixels, here.pixels)
+        assert batch.pixels.is_contiguous(memory_format=torch.channels_last)
+        assert (batch.keys, batch.columns) == (here.keys, here.columns)
+
+
+def test_threads_keep_the_order_and_give_threads_back() -> None:
+    before = torch.get_num_threads()
+    assert list(by_threads(lambda n: (time.sleep(0.01 * (n % 3)), n)[1], range(20), 3)) == list(range(20))
+    assert torch.get_num_threads() == before
+
+
+def broken_shards(where: Path) -> Path:
+    fine = picture_shards(where / "fine", 4)
+    samples = [(sample.image, sample.meta) for sample in ShardSet.open(fine)]
+    samples.insert(2, (b"\xff\xd8\xff not a jpeg", meta_of(b"\xff\xd8\xff not a jpeg", "bad.jpg")))
+    shards_of(where / "broken", stream_of(samples))
+    return where / "broken"
+
+
+def test_an_image_that_cannot_be_decoded(weights: Path, tmp_path: Path) -> None:
+    shards = broken_shards(tmp_path)
+    with pytest.raises(InputError, match=r"sample [0-9a-f-]{25}\.jpg cannot be decoded .* --check decode"):
+        run(shards, weights, tmp_path / "f.h5")
+    made = Batches(ShardSet.open(shards), View.of(32), 2)
+    with pytest.raises(InputError, match="cannot be decoded") as caught:
+        list(by_processes(made, range(3), 1, pin=False))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "f.h5").exists()
+
+
+def test_a_damaged_shard(data: Path, weights: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(data, tmp_path / "shards"))
+    tar = sorted(copy.glob("*.tar"))[0]
+    tar.write_bytes(tar.read_bytes()[:-5000])
+    with pytest.raises(InputError, match=tar.name):
+        run(copy, weights, tmp_path / "f.h5")
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_existing_output(data: Path, weights: Path, reference: Path, tmp_path: Path) -> None:
+    target = tmp_path / "f.h5"
+    target.write_text("mine")
+    with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
+        run(data, weights, target)
+    assert target.read_text() == "mine"
+    with pytest.raises(UsageError, match="a directory"):
+        run(data, weights, tmp_path)
+    run(data, weights, target, overwrite=True)
+    assert target.read_bytes() == reference.read_bytes()
+
+
+def test_a_part_of_another_size_is_refused_then_dropped(data: Path, weights: Path, tmp_path: Path) -> None:
+    stopped = {"seen": 0}
+
+    def stop(amount: int) -> None:
+        stopped["seen"] += amount
+        if stopped["seen"] >= 280:
+            raise Killed
+
+    with pytest.raises(Killed):
+        extract(str(weights), str(data), tmp_path / "f.h5", Options(device="cpu", batch=BATCH, size=48), stop)
+    with pytest.raises(UsageError, match=r"its preprocess is .*centre crop 48"):
+        run(data, weights, tmp_path / "f.h5")
+    done = run(data, weights, tmp_path / "f.h5", overwrite=True)
+    assert done is not None
+    assert done.resumed == 0
+
+
+def test_unknown_layer_and_missing_head(data: Path, weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no layer 'res6'"):
+        run(data, weights, tmp_path / "f.h5", layers=("res6",))
+    bare = tmp_path / "weights.safetensors"
+    save_weights(bare, {f"trunk.{name}": t for name, t in build_trunk(TINY).state_dict().items()}, {})
+    with pytest.raises(UsageError, match="these weights have no SwAV head"):
+        run(data, bare, tmp_path / "f.h5", layers=("head",))
+
+
+def test_non_finite_features(data: Path, tmp_path: Path) -> None:
+    state = {f"trunk.{name}": tensor for name, tensor in build_trunk(TINY).state_dict().items()}
+    state["trunk.stem.0.weight"] = torch.full_like(state["trunk.stem.0.weight"], float("nan"))
+    save_weights(tmp_path / "weights.safetensors", state, {})
+    with pytest.raises(InputError, match="non-finite features of avgpool, first for sample"):
+        run(data, tmp_path / "weights.safetensors", tmp_path / "f.h5", size=32)
+
+
+def test_no_such_things(data: Path, weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such"):
+        run(tmp_path / "nowhere", weights, tmp_path / "f.h5")
+    with pytest.raises(InputError, match="no such"):
+        run(data, tmp_path / "none.safetensors", tmp_path / "f.h5")
+    with pytest.raises(UsageError, match="no such device"):
+        run(data, weights, tmp_path / "f.h5", device="gpu7")
+    assert not list(tmp_path.iterdir())
