@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -18,7 +20,7 @@ from seerctl.errors import InputError, SeerctlError
 from seerctl.recipe import Recipe
 from seerctl.shards.index import ShardSet
 from seerctl.shards.pipeline import StepBatch, pipeline
-from seerctl.train.world import World
+from seerctl.train.world import Fault, World, portable, rebuilt
 
 
 @dataclass(slots=True)
@@ -32,7 +34,7 @@ class CropBatch:
     epoch: int
     keys: list[str]
     crops: list[Tensor]
-    fault: tuple[type[SeerctlError], str, str] | None = None
+    fault: Fault | None = None
 
     def pin_memory(self) -> CropBatch:
         """The same in page-locked memory (called by the DataLoader for GPUs)."""
@@ -53,7 +55,7 @@ class Views:
             for batch in batches:
                 yield self.crops(batch)
         except SeerctlError as error:
-            yield CropBatch(-1, -1, [], [], (type(error), error.message, error.hint))
+            yield CropBatch(-1, -1, [], [], portable(error))
 
     def crops(self, batch: StepBatch) -> CropBatch:
         """Decode and augment one batch.
@@ -96,8 +98,7 @@ def loader(shards: ShardSet, recipe: Recipe, world: World, start: int, stop: int
     batches = DataLoader(steps, batch_size=None, num_workers=workers, pin_memory=world.device.type == "cuda", **options)
     for batch in batches:
         if batch.fault is not None:
-            kind, message, hint = batch.fault
-            raise kind(message, hint)
+            raise rebuilt(batch.fault)
         yield batch
 
 
@@ -112,4 +113,7 @@ def _quiet_worker(_: int) -> None:
     # Signals of a terminal or a scheduler reach workers too: they go on until the trainer has saved and closes them.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):
+        # Linux: end with a trainer that is killed, or its lock on the run directory would live on in this process.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     torch.set_num_threads(1)

@@ -66,14 +66,28 @@ class World:
             try:
                 outcome[0] = work()
             except SeerctlError as error:
-                outcome[1] = (type(error), error.message, error.hint)
+                outcome[1] = portable(error)
         if self.size > 1:
             dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            kind, message, hint = outcome[1]
-            raise kind(message, hint)
+            raise rebuilt(outcome[1])
         result: T = outcome[0]
         return result
+
+
+Fault = tuple[type[SeerctlError], str, str]
+
+
+def portable(error: SeerctlError) -> Fault:
+    """`error` as what another process can be sent: its documented class, message and hint."""
+    kind = next(cls for cls in type(error).__mro__ if cls.__module__ == SeerctlError.__module__)
+    return kind, error.message, error.hint
+
+
+def rebuilt(fault: Fault) -> SeerctlError:
+    """The error behind a `portable` one."""
+    kind, message, hint = fault
+    return kind(message, hint)
 
 
 def pick_device(choice: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> torch.device:
