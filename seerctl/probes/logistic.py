@@ -2,7 +2,8 @@
 
 minimise over W (C, D), b (C):  1/n sum_i cross_entropy(W x_i + b, y_i) + l2/2 |W|^2      (b is not penalised)
 
-This is scikit-learn's `LogisticRegression(C=1/(n l2))` with its objective divided by C n. The features are rotated into
+This is scikit-learn's `LogisticRegression(C=1/(n l2))` with its objective divided by C n (of two classes scikit-learn
+penalises one logit instead of both: there its C is 2/(n l2)). The features are rotated into
 their principal axes once and scaled by an upper bound of the curvature along each (D. Boehning, Annals of the Institute
 of Statistical Mathematics 44 (1992) 197-200), so that L-BFGS needs fewer steps; the optimum is the same.
 """
