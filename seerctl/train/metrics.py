@@ -10,8 +10,8 @@ from typing import Any
 
 from seerctl.files import blame, commit
 
-# Below or above these, training has most likely collapsed; each is far from what healthy runs show.
-LOSS_OF_UNIFORM = 0.995  # loss / ln K: predictions as good as uniform
+# Beyond these, training has most likely collapsed; each is far from what healthy runs show.
+UNIFORM_WITHIN = 0.005  # |loss / ln K - 1|: what uniform predictions cost; early losses lie above
 LOW_SPREAD = 0.05  # feature_std: all projections point the same way
 LOW_USE = 0.10  # prototype_entropy: a handful of prototypes takes all samples
 
@@ -63,7 +63,7 @@ def _step_of(line: bytes) -> int | None:
 def collapse(row: Mapping[str, Any]) -> str | None:
     """What a metrics row says about collapse, in plain words; None when it looks healthy."""
     remedy = "Lower loss.epsilon or optim.lr, freeze the prototypes longer, or use a larger batch"
-    if row["loss_over_ln_k"] >= LOSS_OF_UNIFORM:
+    if abs(row["loss_over_ln_k"] - 1) < UNIFORM_WITHIN:
         return (
             f"step {row['step']}: the loss is {row['loss_over_ln_k']:.3f} of ln K: the model predicts all prototypes "
             f"alike, so nothing is learnt. {remedy}"

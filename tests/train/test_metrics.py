@@ -35,6 +35,7 @@ def test_truncation_drops_later_and_torn_rows(tmp_path: Path) -> None:
 
 def test_collapse_is_said_in_plain_words() -> None:
     assert collapse(HEALTHY) is None
+    assert collapse({**HEALTHY, "loss_over_ln_k": 1.05}) is None  # the first steps
     assert "predicts all prototypes alike" in (collapse({**HEALTHY, "loss_over_ln_k": 1.0}) or "")
     assert "nearly the same projection" in (collapse({**HEALTHY, "feature_std": 0.01}) or "")
     assert "a few prototypes take all images" in (collapse({**HEALTHY, "prototype_entropy": 0.02}) or "")
