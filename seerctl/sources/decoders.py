@@ -31,10 +31,10 @@ class Picture:
 
 
 def prepare() -> None:
-    """Set up the decoders, once per worker: no warnings, no limits but ours, all plugins."""
+    """Set up the decoders, once per worker: no warnings, no limits but ours. Plugins load when first needed."""
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None  # `_check_size` refuses before anything is decoded
-    Image.init()
+    Image.preinit()
 
 
 def examine(data: bytes, options: CheckOptions) -> Picture:

@@ -119,16 +119,15 @@ class MemberReader:
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes, fewer only at the end of the file."""
-        end = self._at + count
-        if end > len(self._buffer):
-            parts = [self._buffer[self._at :]]
-            missing = count - len(parts[0])
+        piece = self._buffer[self._at : self._at + count]
+        if len(piece) < count:
+            parts, missing = [piece], count - len(piece)
             while missing > 0 and (chunk := self._read(max(CHUNK, min(missing, 16 * CHUNK)))):
                 parts.append(chunk)
                 missing -= len(chunk)
-            self._buffer, self._at, end = b"".join(parts), 0, count
-        piece = self._buffer[self._at : end]
-        self._at = min(end, len(self._buffer))
+            self._buffer, self._at = b"".join(parts), 0
+            piece = self._buffer[:count]
+        self._at += len(piece)
         self.offset += len(piece)
         return piece
 
@@ -156,6 +155,6 @@ class MemberReader:
         body = self.take(padded(size))
         if len(body) < padded(size):
             raise TarError(self.where, "cut", start, f"{name}: {len(body)} of {size} bytes")
-        if size % BLOCK and any(body[size:]):
+        if body[size:] != END[: len(body) - size]:
             raise TarError(self.where, "padding", start, f"{name}: bytes after its end")
         return name, body[:size], block + body
