@@ -11,6 +11,7 @@ the number of groups even when all are equal.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -77,6 +78,11 @@ class Block:
             gap = macro_gap_z if self.is_mean else newcombe_z
             return gap(self.events, self.trials, self.rest_events, self.rest_trials, z)
         return (macro_z if self.is_mean else wilson_z)(self.events, self.trials, z)
+
+    def at(self, mask: NDArray[np.bool_]) -> Block:
+        """The comparisons of `mask` (G, K) as a block of one column."""
+        tables = ("events", "trials", "rest_events", "rest_trials")
+        return dataclasses.replace(self, **{name: np.expand_dims(getattr(self, name)[mask], 1) for name in tables})
 
     def sizes(self) -> tuple[Counts, Counts]:
         """Trials of the groups and of their rests, (G, K); for a mean the sum over its classes."""
@@ -180,18 +186,20 @@ def _p_beyond(block: Block, mask: NDArray[np.bool_]) -> Floats:
     Limits move outwards as z grows, so the largest such z is found by bisection.
     """
     lower, upper = block.check.bounds
-    small, large = np.zeros(mask.shape), np.full(mask.shape, _Z_LIMIT)
-    estimate = block.interval(small).value
     with np.errstate(invalid="ignore"):
+        estimate = block.interval(np.zeros(mask.shape)).value
         candidate = mask & ((estimate > upper) | (estimate < lower))
-    if not candidate.any():
-        return np.ones(mask.shape)
-    for _ in range(_BISECTIONS):
-        middle = (small + large) / 2.0
-        interval = block.interval(middle)
-        beyond = (interval.low > upper) | (interval.high < lower)
-        small, large = np.where(beyond, middle, small), np.where(beyond, large, middle)
-    return np.where(candidate, two_sided_p(small), 1.0)
+    p = np.ones(mask.shape)
+    if candidate.any():
+        few = block.at(candidate)
+        small, large = np.zeros(few.events.shape[:2]), np.full(few.events.shape[:2], _Z_LIMIT)
+        for _ in range(_BISECTIONS):
+            middle = (small + large) / 2.0
+            interval = few.interval(middle)
+            beyond = (interval.low > upper) | (interval.high < lower)
+            small, large = np.where(beyond, middle, small), np.where(beyond, large, middle)
+        p[candidate] = two_sided_p(small)[:, 0]
+    return p
 
 
 # ------------------------------------------------------------------------------------------------ verdicts as records
