@@ -72,7 +72,7 @@ def test_a_torchvision_checkpoint_of_tensors(tmp_path: Path) -> None:
     assert (plain.name, named.name) == ("regnet_y_400mf", "torchvision:regnet_y_400mf")
 
 
-def test_random_torchvision_weights_are_the_same_each_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_random_torchvision_weights_are_the_same_each_time() -> None:
     first, second = load_model("torchvision:regnet_y_400mf"), load_model("torchvision:regnet_y_400mf")
     assert first.weights_sha256 == second.weights_sha256
     assert torch.equal(first.trunk.stem[0].weight, second.trunk.stem[0].weight)

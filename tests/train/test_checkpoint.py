@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def test_round_trip_with_facts(tmp_path: Path) -> None:
     assert tensors["optim.a.step"] == 12
 
 
-def test_the_newest_that_verifies_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_newest_that_verifies_is_taken(tmp_path: Path, heard: Callable[[], list[str]]) -> None:
     for step in (1, 2, 3, 4, 5):
         _save(tmp_path, step)
     flipped = bytearray((tmp_path / "step-00000005" / "__0_0.distcp").read_bytes())
@@ -49,12 +49,10 @@ def test_the_newest_that_verifies_is_taken(tmp_path: Path, caplog: pytest.LogCap
     (tmp_path / "step-00000003" / ".metadata").unlink()
     (tmp_path / "step-00000009.tmp").mkdir()
     (tmp_path / "step-of-mine").mkdir()
-    logging.getLogger("seerctl").propagate = True
-    caplog.clear()
     found = newest(tmp_path, ALONE)
     assert found is not None
     assert found[0].name == "step-00000002"
-    said = [record.getMessage() for record in caplog.records if record.name == "seerctl"]
+    said = heard()
     assert [line.split(":")[0][-1] for line in said] == ["5", "4", "3"]
     assert "__0_0.distcp is not what was written" in said[0]
     assert ".metadata is missing" in said[2]
