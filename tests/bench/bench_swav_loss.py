@@ -1,4 +1,4 @@
-"""The SwAV loss, forward and backward from scores (256 images, 8 crops, 3,000 prototypes), against lightly's SwaVLoss."""
+"""SwAV's loss, forward and backward from scores (256 images, 8 crops, 3,000 prototypes), against lightly's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run() -> list[dict[str, Any]]:
         for view in views:
             view.grad = None
         loss.sum().backward()
-        return float(loss)
+        return loss.item()
 
     difference = abs(backward(ours(views)) - backward(criterion(views[:2], views[2:])))
     assert difference < 1e-5, f"the two losses differ by {difference}"
