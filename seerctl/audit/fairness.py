@@ -11,6 +11,7 @@ import numpy as np
 from seerctl import __version__
 from seerctl.audit.counts import GroupCounts, Grouping, count
 from seerctl.audit.gate import Verdict, judge, make_block, records
+from seerctl.audit.indicators import METRICS
 from seerctl.audit.policy import Check, LoadedPolicy
 from seerctl.errors import ExitCode, UsageError
 from seerctl.files import sha256_file
@@ -95,7 +96,12 @@ def _check_levels(columns: dict[str, Any]) -> None:
 
 def _summary(check: Check, found: list[dict[str, Any]], default: str) -> dict[str, Any]:
     """One check with its comparisons, the most urgent first."""
-    ordered = sorted(found, key=lambda r: (_URGENCY[r["verdict"]], -r.get("excess", 0.0)))
+    worse = -1.0 if METRICS[check.metric].higher_is_better is False else 1.0
+    # Of two groups that mirror each other, the one that is worse off comes first.
+    ordered = sorted(
+        found,
+        key=lambda r: (_URGENCY[r["verdict"]], round(-r.get("excess", 0.0), 12), worse * r.get("value", 0.0)),
+    )
     tally = {str(verdict): sum(r["verdict"] == verdict for r in found) for verdict in Verdict}
     if tally[Verdict.FAIL]:
         verdict = Verdict.FAIL

@@ -11,7 +11,6 @@ the number of groups even when all are equal.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -38,7 +37,7 @@ from seerctl.stats import (
 )
 
 MACRO = "macro"
-_BISECTIONS = 60
+_BISECTIONS = 45
 _Z_LIMIT = 40.0
 
 
@@ -81,8 +80,8 @@ class Block:
 
     def at(self, mask: NDArray[np.bool_]) -> Block:
         """The comparisons of `mask` (G, K) as a block of one column."""
-        tables = ("events", "trials", "rest_events", "rest_trials")
-        return dataclasses.replace(self, **{name: np.expand_dims(getattr(self, name)[mask], 1) for name in tables})
+        tables = (self.events, self.trials, self.rest_events, self.rest_trials)
+        return Block(self.check, self.counts, (None,), *(np.expand_dims(table[mask], 1) for table in tables))
 
     def sizes(self) -> tuple[Counts, Counts]:
         """Trials of the groups and of their rests, (G, K); for a mean the sum over its classes."""
