@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "seerctl ingest photos/ | seerctl shard -o shards/",
-    "find photos -name '*.jpg' | seerctl ingest - --rejects rejects.jsonl -o photos.tar",
+    "find photos -name '*.jpg' | seerctl ingest - --rejects rejects.jsonl -o checked.tar",
 )
 
 

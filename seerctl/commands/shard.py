@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "seerctl ingest photos/ | seerctl shard -o shards/",
-    "seerctl shard one.tar two.tar -o shards/ --streams 2 --split train=0.9,val=0.1",
+    "seerctl shard stream.tar -o splits/ --maxcount 5000 --split train=0.9,val=0.1",
 )
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 

@@ -43,7 +43,7 @@ def header(name: str, size: int) -> bytes:
     """The 512-byte header of a regular file of `size` bytes.
 
     Raises:
-        ValueError: a name that is empty, not ASCII, holds NUL or is longer than 100 bytes, or more than `MAX_MEMBER` bytes.
+        ValueError: a name that is empty, not ASCII, holds NUL or has more than 100 bytes, or a size over `MAX_MEMBER`.
     """
     raw = name.encode("ascii")
     if not 0 < len(raw) <= _NAME or b"\x00" in raw or not 0 <= size <= MAX_MEMBER:
