@@ -36,7 +36,7 @@ class SeerctlError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}. {self.hint}" if self.hint else self.message
+        return one_line(f"{self.message}. {self.hint}" if self.hint else self.message)
 
 
 class UsageError(SeerctlError):
@@ -91,6 +91,11 @@ class Terminated(SeerctlError):
     """SIGTERM."""
 
     exit_code = ExitCode.TERMINATED
+
+
+def one_line(text: str) -> str:
+    """`text` with control characters escaped: names come from strangers, and a terminal obeys what it is sent."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from seerctl.predictions import Predictions, read_predictions, write_predictions
 def table() -> Predictions:
     return Predictions(
         keys=np.array(["k1", "k2", "k3"], dtype=object),
-        classes=("ant", "bee, \"big\"", "cat"),
+        classes=("ant", 'bee, "big"', "cat"),
         label=np.array([0, 1, 2], dtype=np.int32),
         prediction=np.array([0, 2, 2], dtype=np.int32),
         score=np.array([0.75, 1 / 3, np.nan]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from seerctl.stats import wilson
 
 SCHEMA = "seerctl.audit/1"
 MAX_LEVELS = 1000
+KEPT = 1000  # comparisons a check lists, the most urgent ones; a thousand classes by sixty groups would be 50 MB
 _URGENCY = {str(verdict): place for place, verdict in enumerate(Verdict)}
 
 LIMITS = (
@@ -77,7 +79,7 @@ def judge_table(
         "inputs": {**inputs, "rows": len(table), "unlabelled": int((~known).sum()), "classes": len(table.classes)},
         "policy": loaded.as_json(),
         "checks": checks,
-        "not_assessed": [r for found_by in found.values() for r in found_by if r["verdict"] == Verdict.NOT_ASSESSED],
+        "not_assessed": [r for f in found.values() for r in f if r["verdict"] == Verdict.NOT_ASSESSED][: 10 * KEPT],
         "groups": [_description(counts[grouping]) for grouping in groupings],
         "limits": list(LIMITS),
         "versions": {"seerctl": __version__, "numpy": np.__version__},
@@ -102,7 +104,7 @@ def _summary(check: Check, found: list[dict[str, Any]], default: str) -> dict[st
         found,
         key=lambda r: (_URGENCY[r["verdict"]], round(-r.get("excess", 0.0), 12), worse * r.get("value", 0.0)),
     )
-    tally = {str(verdict): sum(r["verdict"] == verdict for r in found) for verdict in Verdict}
+    tally = _tally(found)
     if tally[Verdict.FAIL]:
         verdict = Verdict.FAIL
     elif not found or tally[Verdict.INCONCLUSIVE] or tally[Verdict.NOT_ASSESSED]:
@@ -117,9 +119,23 @@ def _summary(check: Check, found: list[dict[str, Any]], default: str) -> dict[st
         "bounds": [limit if abs(limit) <= 1 else None for limit in check.bounds],
         "verdict": str(verdict),
         "tally": tally,
+        "groupings": _by_grouping(found),
         "worst": describe(check, ordered[0]) if ordered and ordered[0]["verdict"] != Verdict.NOT_ASSESSED else None,
-        "comparisons": ordered,
+        "comparisons": ordered[:KEPT],
+        "omitted": max(0, len(ordered) - KEPT),
     }
+
+
+def _tally(found: Sequence[dict[str, Any]]) -> dict[str, int]:
+    counted = Counter(record["verdict"] for record in found)
+    return {str(verdict): counted[verdict] for verdict in Verdict}
+
+
+def _by_grouping(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    groupings: dict[Grouping, list[dict[str, Any]]] = {}
+    for record in found:
+        groupings.setdefault(tuple(record["group"]), []).append(record)
+    return [{"columns": list(names), "tally": _tally(members)} for names, members in groupings.items()]
 
 
 def _check_order(check: dict[str, Any]) -> tuple[bool, int, float]:

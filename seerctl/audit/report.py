@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,9 @@ def _markdown_check(check: Mapping[str, Any]) -> list[str]:
             f"| {_escape(name_of(record))} | {value} | {100 * record['low']:.1f} to {100 * record['high']:.1f} "
             f"| {100 * record['rate']['value']:.1f} {rest}| {record['rate']['trials']:,} | {record['verdict']} |"
         )
-    if len(judged) > SHOWN:
-        lines.append(f"\n{len(judged) - SHOWN} more in report.json.")
+    more = len(judged) - SHOWN + check["omitted"]
+    if more > 0:
+        lines.append(f"\n{more:,} more{' in report.json' if not check['omitted'] else ''}.")
     return [*lines, ""]
 
 
@@ -163,7 +164,7 @@ def _markdown_small(report: Report) -> list[str]:
 def _escape(text: str) -> str:
     """Group names come from strangers: no table breaks, no HTML, no links, no mentions."""
     flat = " ".join(str(text).split())
-    return re.sub(r"([\\`*_\[\]|<>@#])", r"\\\1", flat)
+    return re.sub(r"([\\`*_\[\]|<>@#:])", r"\\\1", flat).replace("www.", "www\\.")
 
 
 def _cut(text: str) -> str:
@@ -202,27 +203,26 @@ def junit(report: Report, created: datetime) -> bytes:
 
 
 def _cases(check: Mapping[str, Any]) -> list[ET.Element]:
-    by_grouping: dict[str, list[Mapping[str, Any]]] = {}
-    for record in check["comparisons"]:
-        by_grouping.setdefault("*".join(record["group"]), []).append(record)
-    return [_case(check, grouping, records) for grouping, records in by_grouping.items()] or [_case(check, "", [])]
+    return [_case(check, grouping) for grouping in check["groupings"]] or [_case(check, {"columns": [], "tally": {}})]
 
 
-def _case(check: Mapping[str, Any], grouping: str, records: Iterable[Mapping[str, Any]]) -> ET.Element:
-    case = ET.Element(
-        "testcase",
-        {"name": _xml(f"{check['metric']} by {grouping or 'nothing'}"), "classname": _xml(check["id"]), "time": "0"},
-    )
-    chosen = {name: [r for r in records if r["verdict"] == name] for name in ("FAIL", "INCONCLUSIVE", "NOT ASSESSED")}
-    if chosen["FAIL"] and check["severity"] == "fail":
-        lines = [_line(record) for record in chosen["FAIL"]]
-        failure = ET.SubElement(case, "failure", {"type": "FAIL", "message": _xml(lines[0])})
-        failure.text = _xml("\n".join(lines[:SHOWN]) + (f"\n{len(lines) - SHOWN} more" if len(lines) > SHOWN else ""))
+def _case(check: Mapping[str, Any], grouping: Mapping[str, Any]) -> ET.Element:
+    """FAIL lists the groups; else what could not be judged makes it a skipped case."""
+    columns, tally = grouping["columns"], grouping["tally"]
+    name = f"{check['metric']} by {'*'.join(columns) or 'nothing'}"
+    case = ET.Element("testcase", {"name": _xml(name), "classname": _xml(check["id"]), "time": "0"})
+    records = [record for record in check["comparisons"] if list(record["group"]) == columns]
+    lines = [_line(record) for record in records if record["verdict"] != "PASS"]
+    if tally.get("FAIL") and check["severity"] == "fail":
+        failed = [_line(record) for record in records if record["verdict"] == "FAIL"][:SHOWN]
+        more = [f"{tally['FAIL'] - len(failed)} more"] if tally["FAIL"] > len(failed) else []
+        failure = ET.SubElement(case, "failure", {"type": "FAIL", "message": _xml(next(iter(failed), ""))})
+        failure.text = _xml("\n".join([*failed, *more]))
         return case
-    open_questions = [record for found in chosen.values() for record in found]
-    if open_questions or not grouping:
-        message = _line(open_questions[0]) if open_questions else "nothing to compare"
-        ET.SubElement(case, "skipped", {"message": _xml(f"{message} ({len(open_questions)} in all)")})
+    unsure = sum(count for verdict, count in tally.items() if verdict != "PASS")
+    if unsure or not columns:
+        message = f"{next(iter(lines), 'see report.json')} ({unsure} in all)" if columns else "nothing to compare"
+        ET.SubElement(case, "skipped", {"message": _xml(message)})
     return case
 
 

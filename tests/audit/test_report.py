@@ -198,3 +198,17 @@ def test_step_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     append_step_summary("## Fairness")
     assert summary.read_text() == "before\n## Fairness\n"
+
+
+def test_a_thousand_classes_make_no_giant_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seerctl.audit.fairness.KEPT", 20)
+    generator = np.random.default_rng(0)
+    label = generator.integers(0, 40, 8000)
+    frame = pd.DataFrame({"key": range(8000), "label": label, "prediction": label, "group": ["a", "b"] * 4000})
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    report = report_on(tmp_path / "p.csv", tmp_path, OWN.replace("accuracy", "tpr"))
+    check = report["checks"][0]
+    assert (len(check["comparisons"]), check["omitted"], sum(check["tally"].values())) == (20, 60, 80)
+    assert check["groupings"] == [{"columns": ["group"], "tally": check["tally"]}]
+    assert "70 more." in markdown(report)
+    assert len(ET.fromstring(junit(report, datetime(2024, 1, 2))).findall("testsuite/testcase")) == 1
