@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import selectors
 import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from seerctl.errors import EnvironmentFault
 from seerctl.sources.check import CheckOptions
 from seerctl.sources.item import Item
+from seerctl.sources.nursery import Nursery
 from seerctl.sources.reasons import Reason
-from seerctl.sources.worker import FRAME, SLOT, Limits, pack_batch, receive, serve
+from seerctl.sources.worker import FRAME, SLOT, Limits, pack_batch, prepare, receive
 
 BATCH_ITEMS = 64
 BATCH_BYTES = 1 << 19
@@ -55,19 +55,16 @@ class _Batch:
 
 
 class _Worker:
-    """The parent's side of one worker process."""
+    """The parent's side of one worker process, on slot number `place` of the nursery."""
 
-    def __init__(self, options: CheckOptions, limits: Limits, others: Iterable[_Worker]) -> None:
-        self.slot = mmap.mmap(-1, SLOT.size)
-        SLOT.pack_into(self.slot, 0, -1, 0)
-        self.channel, theirs = socket.socketpair()
+    def __init__(self, nursery: Nursery, place: int) -> None:
+        self.place, self._nursery = place, nursery
+        self._slot = nursery.slots[place]
+        SLOT.pack_into(self._slot, 0, -1, 0)
+        self.pid, self.channel = nursery.start(place)
         self.batch: _Batch | None = None
         self.killed_for: str | None = None
         self._seen, self._waited = -1, 0.0
-        self.pid = os.fork()
-        if self.pid == 0:
-            _child(theirs, self.slot, options, limits, [self, *others])
-        theirs.close()
 
     def send(self, batch: _Batch) -> None:
         """Hand over a batch; a worker that is dead already is noticed when its answer is awaited."""
@@ -97,7 +94,7 @@ class _Worker:
 
     def overdue(self, elapsed: float, patience: float) -> bool:
         """True when the image in hand has been waited for longer than `patience` (in time that we saw pass)."""
-        number, begun = SLOT.unpack_from(self.slot, 0)
+        number, begun = SLOT.unpack_from(self._slot, 0)
         if number < 0 or begun != self._seen:
             self._seen, self._waited = begun, 0.0
             return False
@@ -106,7 +103,7 @@ class _Worker:
 
     def in_hand(self) -> int:
         """Number of the image being examined, -1 for none."""
-        return int(SLOT.unpack_from(self.slot, 0)[0])
+        return int(SLOT.unpack_from(self._slot, 0)[0])
 
     def kill(self, reason: str | None = None) -> None:
         """End it now; `reason` says why, for the image in hand."""
@@ -115,52 +112,29 @@ class _Worker:
             os.kill(self.pid, signal.SIGKILL)
 
     def reap(self) -> int:
-        """Wait for the process to end and free what it held; its signal, or 0."""
+        """Wait for the process to end; its signal, or 0."""
         self.channel.close()
-        try:
-            _, status = os.waitpid(self.pid, 0)
-        except ChildProcessError:
-            status = 0
-        self.slot.close()
-        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
-def _child(
-    channel: socket.socket, slot: mmap.mmap, options: CheckOptions, limits: Limits, siblings: Iterable[_Worker]
-) -> None:
-    """The life of a worker process; never returns."""
-    code = 1
-    try:
-        for sibling in siblings:  # else a sibling would not notice that the parent died
-            sibling.channel.close()
-        # Ctrl-C goes to the whole group: the parent decides. And the pipe on stdout is the parent's alone.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        null = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):  # 2: libtiff and others print what they think of a file
-            os.dup2(null, standard)
-        serve(channel, slot, options, limits)
-        code = 0
-    except (BrokenPipeError, ConnectionResetError):
-        code = 0
-    finally:
-        os._exit(code)
+        return self._nursery.wait(self.pid)
 
 
 class Pool:
     """`jobs` workers that examine items; results come in the order of the items."""
 
     def __init__(self, jobs: int, options: CheckOptions, limits: Limits | None = None) -> None:
-        self._options, self._limits = options, limits or Limits()
+        self._limits = limits or Limits()
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._bad_starts = 0
-        for _ in range(jobs):
-            self._start()
+        self._nursery = Nursery(partial(prepare, options, self._limits), SLOT.size, jobs)
+        try:
+            for place in range(jobs):
+                self._start(place)
+        except BaseException:
+            self.close(now=True)
+            raise
 
-    def _start(self) -> _Worker:
-        worker = _Worker(self._options, self._limits, self._workers)
+    def _start(self, place: int) -> _Worker:
+        worker = _Worker(self._nursery, place)
         self._workers.append(worker)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
         return worker
@@ -230,7 +204,7 @@ class Pool:
                 raise EnvironmentFault(
                     f"ingest: workers die before they begin (signal {ended_by})", "Free memory or use fewer --jobs"
                 )
-        successor = self._start()
+        successor = self._start(worker.place)
         if batch is not None:
             successor.send(batch)
 
@@ -239,11 +213,13 @@ class Pool:
         for worker in self._workers:
             if now or worker.batch is not None:
                 worker.kill()
-        while self._workers:
-            worker = self._workers.pop()
-            self._selector.unregister(worker.channel)
-            worker.reap()
         self._selector.close()
+        for worker in self._workers:
+            worker.channel.close()
+        with contextlib.suppress(EnvironmentFault):  # the nursery died first: that was said already
+            while self._workers:
+                self._workers.pop().reap()
+        self._nursery.close()
 
     def __enter__(self) -> Pool:
         return self

@@ -62,40 +62,42 @@ def unpack_batch(text: bytes | bytearray, data: bytes | bytearray) -> list[Item]
     return items
 
 
-def serve(channel: socket.socket, slot: mmap.mmap, options: CheckOptions, limits: Limits) -> None:
+def prepare(options: CheckOptions, limits: Limits) -> Callable[[socket.socket, mmap.mmap], None]:
+    """Load the decoders; what a worker then does with its socket and its slot.
+
+    Where they cannot be loaded, every batch is answered with why.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a third of the time that importing numpy takes
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    examine: Callable[[bytes, CheckOptions], Picture]
+    try:
+        from seerctl.sources import decoders  # noqa: PLC0415  (`ingest` itself stays without numpy and Pillow)
+
+        decoders.prepare()
+        examine = decoders.examine
+    except Exception:
+        text = traceback.format_exc()
+
+        def examine(data: bytes, options: CheckOptions) -> Picture:
+            raise RuntimeError(text)
+
+    return lambda channel, slot: serve(channel, _Examiner(slot, options, limits, examine))
+
+
+def serve(channel: socket.socket, examiner: _Examiner) -> None:
     """Answer batches until the other side closes the socket."""
-    examiner = _prepare(slot, options, limits)
     while (head := receive(channel, FRAME.size)) is not None:
         length, size = FRAME.unpack(head)
         text, data = receive(channel, length), receive(channel, size)
         if text is None or data is None:
             return
         try:
-            answer, digests, samples = examiner().run(unpack_batch(text, data))
+            answer, digests, samples = examiner.run(unpack_batch(text, data))
         except Exception:
             answer, digests, samples = {"bug": traceback.format_exc()}, b"", b""
         reply = json.dumps(answer).encode()
         channel.sendall(FRAME.pack(len(reply), len(digests) + len(samples)) + reply + digests)
         channel.sendall(samples)
-
-
-def _prepare(slot: mmap.mmap, options: CheckOptions, limits: Limits) -> Callable[[], _Examiner]:
-    """The examiner, or what raises on being called where the decoders cannot be loaded."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a third of the time that importing numpy takes
-    try:
-        from seerctl.sources import decoders  # noqa: PLC0415  (the parent stays without numpy and Pillow)
-
-        decoders.prepare()
-        _limit_memory(limits.memory)
-    except Exception as error:
-        fault = error
-
-        def fail() -> _Examiner:
-            raise fault
-
-        return fail
-    examiner = _Examiner(slot, options, limits, decoders.examine)
-    return lambda: examiner
 
 
 def receive(channel: socket.socket, count: int) -> bytearray | None:
@@ -132,6 +134,7 @@ class _Examiner:
         self._slot, self._options, self._limits, self._examine = slot, options, limits, examine
         self._begun = 0
         self._path, self._file = "", -1
+        _limit_memory(limits.memory)
 
     def run(self, items: list[Item]) -> tuple[dict[str, Any], bytes, bytes]:
         """The answer to one batch: (number, reason, detail) of the rejects; digests and raw records of the others."""

@@ -18,6 +18,7 @@ from seerctl.shards.index import ShardSet
 from seerctl.shards.verify import verify
 from seerctl.stream import ustar
 from tests.pictures import draw
+from tests.processes import descendants
 
 SEERCTL = f"{sys.executable} -m seerctl"
 
@@ -107,11 +108,10 @@ def test_a_producer_that_dies_leaves_no_set(many: Path, tmp_path: Path, number: 
     ) as consumer:  # fmt: skip
         assert producer.stdout and producer.stderr and consumer.stderr  # noqa: PT018
         producer.stdout.close()
-        children = Path(f"/proc/{producer.pid}/task/{producer.pid}/children")
         deadline = time.monotonic() + 60
         while not list((tmp_path / "out").glob("*-00000[3-9].tar.tmp")) and time.monotonic() < deadline:
             time.sleep(0.005)
-        workers = children.read_text().split()
+        workers = descendants(producer.pid)
         producer.send_signal(number)
         assert producer.wait(60) == code
         said = producer.stderr.read()
@@ -121,7 +121,7 @@ def test_a_producer_that_dies_leaves_no_set(many: Path, tmp_path: Path, number: 
     left = [path.name for path in (tmp_path / "out").iterdir()]
     assert left
     assert all(name.endswith(".partial") for name in left)
-    assert workers
+    assert len(workers) > 1
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.02)

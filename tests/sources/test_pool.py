@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -20,6 +19,7 @@ from seerctl.sources.magic import detect
 from seerctl.sources.pool import Outcome, Pool
 from seerctl.sources.reasons import Reason, RejectedError
 from seerctl.sources.worker import Limits
+from tests.processes import descendants
 
 JPEG = b"\xff\xd8\xff\xe0"
 
@@ -67,7 +67,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Outcome]]:
 
     def run(*deeds: str, jobs: int = 2, limits: Limits | None = None) -> list[Outcome]:
         items = [Item(f"{number}", data=JPEG + deed.encode(), size=4 + len(deed)) for number, deed in enumerate(deeds)]
-        with Pool(jobs, CheckOptions(), limits or Limits(seconds=0.3, memory=1 << 28)) as workers:
+        with Pool(jobs, CheckOptions(), limits or Limits(seconds=0.5, memory=1 << 26)) as workers:
             return list(workers.run(items))
 
     return run
@@ -119,10 +119,17 @@ def test_a_bug_of_ours_is_told_as_one(examined: Callable[..., list[Outcome]]) ->
 def test_workers_that_cannot_begin_are_the_environment(
     examined: Callable[..., list[Outcome]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_prepare", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    monkeypatch.setattr(pool, "serve", worker.serve)
+    monkeypatch.setattr(worker, "serve", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(EnvironmentFault, match="die before they begin"):
         examined("fine")
+
+
+def test_a_nursery_that_dies_is_the_environment(examined: Callable[..., list[Outcome]]) -> None:
+    items = (Item(str(number), data=JPEG + b"crash", size=9) for number in range(9))
+    with Pool(2, CheckOptions()) as workers:
+        os.kill(workers._nursery._pid, signal.SIGKILL)
+        with pytest.raises(EnvironmentFault, match="the process that starts workers died"):
+            list(workers.run(items))
 
 
 def test_decoders_that_cannot_load_say_why(
@@ -137,18 +144,16 @@ def test_decoders_that_cannot_load_say_why(
 
 
 def test_no_process_stays_behind(examined: Callable[..., list[Outcome]]) -> None:
-    def children() -> set[str]:
-        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
-
-    before = children()
+    before = descendants(os.getpid())
     examined("fine", "crash", "spin", "fine")
-    assert children() == before
+    assert descendants(os.getpid()) == before
     with pytest.raises(RuntimeError):
         examined("blunder")
-    assert children() == before
+    assert descendants(os.getpid()) == before
     with Pool(2, CheckOptions()) as workers:
         next(iter(workers.run(Item(str(n), data=JPEG, size=4) for n in range(1000))))
-    assert children() == before
+        assert len(descendants(os.getpid()) - before) == 3
+    assert descendants(os.getpid()) == before
 
 
 def test_memory_in_flight_is_bounded(examined: Callable[..., list[Outcome]], monkeypatch: pytest.MonkeyPatch) -> None:
