@@ -91,7 +91,7 @@ def knn(*, ks: tuple[int, ...], temperature: float, device: str, **shared: Any) 
     "penalties",
     type=click.FloatRange(min=0, min_open=True),
     multiple=True,
-    show_default="eight from 1e-5 to 1",
+    show_default="seven from 1e-6 to 1",
     help="Penalty; repeat for a choice on held-out training rows.",
 )
 @click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,

@@ -21,7 +21,7 @@ from seerctl.probes.logistic import Problem, Rotation, Scaler, Solution, solve
 from seerctl.probes.report import ProbeResult, make_result, rank
 from seerctl.probes.task import Task, log
 
-PENALTIES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 VALIDATION = 0.2
 METRIC_NAMES = ["top1", "top5", "mean_per_class"]
 
