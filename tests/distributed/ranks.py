@@ -36,6 +36,8 @@ CASES = {
     "torch": ("parallel.activation_checkpointing=block", "parallel.checkpoint_wrapper=torch"),
     "node": ("parallel.shard=node", "parallel.reshard_after_forward=false"),
     "head_norm": ("model.head_batchnorm=true",),
+    "adamw": ("optim.name=adamw", "optim.larc=false", "optim.lr=1e-4", "optim.no_decay=['bias', 'norm']"),
+    "sgd": ("optim.larc=false", "optim.lr=0.01"),
     "bf16": ("parallel.precision=bf16", "parallel.activation_checkpointing=block"),
     "bf16_groups": ("parallel.precision=bf16",),
 }
