@@ -87,7 +87,7 @@ def load_head(spec: str, trunk_width: int) -> SwAVHead:
     """
     name = spec.partition("@")[2] if spec.startswith(TORCHVISION) else spec
     path = Path(name) / WEIGHTS_FILE if Path(name).is_dir() else Path(name)
-    state = load_weights(path).head if path.is_file() else {}
+    state = load_weights(path).head if name and path.is_file() else {}
     linear = sorted((int(key.split(".")[1]), key) for key, value in state.items()
                     if key.startswith("projection.") and key.endswith(".weight") and value.ndim == 2)  # fmt: skip
     if not linear or "prototypes.weight" not in state:

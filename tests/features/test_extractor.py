@@ -19,7 +19,7 @@ from torch import nn
 from seerctl.errors import EnvironmentFault, InputError, UsageError
 from seerctl.features import batches
 from seerctl.features.batches import Batches, by_processes, by_threads
-from seerctl.features.extractor import Extracted, Options, extract
+from seerctl.features.extractor import Extracted, Options, _encoded_on_device, _prepare, extract
 from seerctl.features.pixels import View
 from seerctl.features.ranks import Ranks
 from seerctl.features.store import FeatureFile
@@ -247,6 +247,18 @@ def test_threads_keep_the_order_and_give_threads_back() -> None:
     assert torch.get_num_threads() == before
 
 
+def test_the_way_of_a_gpu_gives_the_same_rows(data: Path, weights: Path, reference: Path) -> None:
+    """Worker processes decode, the device encodes one batch ahead of the writer; here the device is the CPU."""
+    options = Options(device="cpu", batch=BATCH)
+    with ShardSet.open(data) as shards:
+        files = {"avgpool": reference.with_name("other.h5")}
+        job = _prepare(str(weights), shards, files, options, torch.device("cpu"), Ranks())
+        found = list(_encoded_on_device(job, by_processes(Batches(shards, job.view, BATCH), range(8), 1, pin=False)))
+    assert [len(batch.keys) for _, batch in found] == [40] * 7 + [20]
+    features = torch.cat([layers[0] for layers, _ in found]).numpy()
+    np.testing.assert_allclose(features, rows(reference), rtol=1e-4, atol=1e-5)
+
+
 def broken_shards(where: Path) -> Path:
     fine = picture_shards(where / "fine", 4)
     samples = [(sample.image, sample.meta) for sample in ShardSet.open(fine)]
@@ -311,8 +323,9 @@ def test_unknown_layer_and_missing_head(data: Path, weights: Path, tmp_path: Pat
         run(data, weights, tmp_path / "f.h5", layers=("res6",))
     bare = tmp_path / "weights.safetensors"
     save_weights(bare, {f"trunk.{name}": t for name, t in build_trunk(TINY).state_dict().items()}, {})
-    with pytest.raises(UsageError, match="these weights have no SwAV head"):
-        run(data, bare, tmp_path / "f.h5", layers=("head",))
+    for spec in (bare, Path("torchvision:regnet_y_400mf")):
+        with pytest.raises(UsageError, match="these weights have no SwAV head"):
+            run(data, spec, tmp_path / "f.h5", layers=("head",))
 
 
 def test_non_finite_features(data: Path, tmp_path: Path) -> None:
