@@ -60,6 +60,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tar cf photos.tar photos
         find photos -name '*.jpg' > photos.txt
         seerctl ingest photos.csv -o stream.tar
+        seerctl ingest photos/cat -o one.tar
+        seerctl ingest photos/dog -o two.tar
+        printf 'extends = "nano"\n[data]\nbatch = 32\n' > my-recipe.toml
         seerctl shard stream.tar -o shards/
         seerctl shard stream.tar -o split/ --split train=0.6,test=0.4
         mv split/train split/test shards/
@@ -69,7 +72,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         printf '[[check]]\\nid = "accuracy"\\nmetric = "accuracy"\\ngroups = ["gender"]\\n' > audit.toml
         """,
         where,
-        SEERCTL_PRETRAIN_OVERRIDES=QUICK,
+        SEERCTL_PRETRAIN_SET=QUICK,
     )
     assert done.returncode == 0, done.stderr
     return where
@@ -89,7 +92,7 @@ def fresh(project: Path, to: Path, command: str) -> None:
 @pytest.mark.parametrize("example", examples(cli))
 def test_help_example(example: str, project: Path, tmp_path: Path) -> None:
     fresh(project, tmp_path / "copy", example)
-    done = shell(example, tmp_path / "copy", SEERCTL_PRETRAIN_OVERRIDES=QUICK if "nano" in example else "")
+    done = shell(example, tmp_path / "copy", SEERCTL_PRETRAIN_SET=QUICK if "nano" in example else "")
     # A gate says what it finds: 20 pictures of noise may fail it, or be too few to judge.
     gates = ("audit ", "--min ")
     assert done.returncode in ((0, 3, 6) if any(word in example for word in gates) else (0,)), done.stderr
@@ -104,9 +107,10 @@ def test_readme_commands_run(project: Path, tmp_path: Path) -> None:
     where = tmp_path / "readme"
     where.mkdir()
     shutil.copytree(project / "photos", where / "photos")
+    shutil.copy(project / "photos.csv", where)
     for block in blocks("bash"):
         for line in block.splitlines():
-            done = shell(line, where, SEERCTL_PRETRAIN_OVERRIDES=QUICK, SEERCTL_PROBE_KNN_K="5")
+            done = shell(line, where, SEERCTL_PRETRAIN_SET=QUICK, SEERCTL_PROBE_KNN_K="5")
             assert done.returncode in ((0, 3, 6) if "audit" in line else (0,)), (line, done.stderr)
 
 
@@ -117,7 +121,7 @@ def test_readme_project_file_makes_bare_commands_run(project: Path, tmp_path: Pa
     shutil.copy(project / "predictions.csv", where)
     (where / "seerctl.toml").write_text(blocks("toml")[0])
     for command in ("seerctl ingest | seerctl shard", "seerctl pretrain --recipe nano", "seerctl audit --fairness"):
-        done = shell(command, where, SEERCTL_PRETRAIN_OVERRIDES=QUICK)
+        done = shell(command, where, SEERCTL_PRETRAIN_SET=QUICK)
         assert done.returncode in ((0, 3, 6) if "audit" in command else (0,)), (command, done.stderr)
     assert (where / "run" / "weights.safetensors").is_file()
     assert (where / "audit" / "report.json").is_file()
