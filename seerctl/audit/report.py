@@ -164,7 +164,7 @@ def _markdown_small(report: Report) -> list[str]:
 def _escape(text: str) -> str:
     """Group names come from strangers: no table breaks, no HTML, no links, no mentions."""
     flat = " ".join(str(text).split())
-    return re.sub(r"([\\`*_\[\]|<>@#:])", r"\\\1", flat).replace("www.", "www\\.")
+    return re.sub(r"([\\`*_\[\]|<>@#]|:(?=//))", r"\\\1", flat).replace("www.", "www\\.")
 
 
 def _cut(text: str) -> str:
