@@ -76,7 +76,7 @@ def pretrain(
     arguments = ["pretrain", "--recipe", str(find(recipe)), "--data", data, "-o", str(output)]
     arguments += ["--init", str(init)] if init else []
     arguments += [part for override in set for part in ("--set", override)]
-    return _start(place, arguments, output)
+    return _start(place, arguments)
 
 
 def _layout(recipe: Recipe, launcher: Launcher, nodes: int, per_node: int | None, dry_run: bool) -> Layout:
@@ -88,7 +88,7 @@ def _layout(recipe: Recipe, launcher: Launcher, nodes: int, per_node: int | None
     return layout(launcher, nodes, per_node, gpus, dry_run=dry_run)
 
 
-def _start(place: Layout, arguments: list[str], output: Path) -> int:
+def _start(place: Layout, arguments: list[str]) -> int:
     from seerctl.train.launch import commands, run_torchrun
 
     if place.start == "print":
@@ -96,7 +96,6 @@ def _start(place: Layout, arguments: list[str], output: Path) -> int:
             click.echo(line)
         return 0
     run_torchrun(place, arguments)
-    say(f"done: {output / 'weights.safetensors'}")
     return 0
 
 
@@ -112,8 +111,11 @@ def _train(recipe: Recipe, data: str, output: Path, init: Path | None) -> int:
             raise
         # All ranks end with these together; torchrun must not take the first to leave for a failure.
         return 0 if isinstance(error, (Saved, Diverged)) else error.exit_code
+    if not done.images:
+        say(f"{output}: trained to the last of its {done.steps:,} steps already: {done.weights}")
+        return 0
     rate = done.images / max(done.seconds, 1e-9)
-    say(f"steps {done.start} to {done.steps}, {done.images:,} images, {rate:,.0f} images/s: {done.weights}")
+    say(f"steps {done.start:,} to {done.steps:,}, {done.images:,} images, {rate:,.0f} images/s: {done.weights}")
     return 0
 
 

@@ -28,7 +28,7 @@ from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import size_named
 from seerctl.recipe import ModelConfig, ParallelConfig, Recipe
 from seerctl.train.objectives.swav import normalise_rows, prototypes_of
-from seerctl.train.world import World, computes_in_bf16
+from seerctl.train.world import World, computes_in_bf16, group_of_one
 
 BIG_CONVOLUTION = 100_000_000  # parameters; VISSL's AUTO_WRAP_THRESHOLD for the 10B model
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -50,6 +50,7 @@ def prepare_model(recipe: Recipe, world: World) -> SwAVModel:
     if world.size == 1 and world.device.type == "cpu" and (precision == "fp32" or plain_bf16):
         model.autocast = precision == "bf16"
     else:
+        group_of_one(world.device)
         shard(model, config, world, _DTYPES[precision])
     model.to_empty(device=world.device)
     init_weights(model, recipe.run.seed)

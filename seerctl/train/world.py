@@ -121,18 +121,11 @@ def join(device: Literal["auto", "cpu", "cuda"], timeout_minutes: float) -> Iter
     if dist.is_initialized():
         yield world
         return
-    if world.size == 1 and world.device.type == "cpu":
+    if world.device.type == "cpu":
         keep_memory()
-        yield world
-        return
-    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
-    timeout = timedelta(minutes=timeout_minutes)
     try:
         if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timeout)
-        else:
-            store = dist.HashStore()  # type: ignore[attr-defined]
-            dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+            dist.init_process_group(_backend(world.device), timeout=timedelta(minutes=timeout_minutes))
     except dist.DistError as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise EnvironmentFault(
@@ -142,7 +135,19 @@ def join(device: Literal["auto", "cpu", "cuda"], timeout_minutes: float) -> Iter
     try:
         yield world
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def group_of_one(device: torch.device) -> None:
+    """A process group of this process alone, which sharding wants; nothing if there is a group already."""
+    if not dist.is_initialized():
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(_backend(device), store=store, rank=0, world_size=1)
+
+
+def _backend(device: torch.device) -> str:
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
 def _from_environment(device: Literal["auto", "cpu", "cuda"]) -> World:

@@ -78,7 +78,7 @@ def test_a_run_from_start_to_end_and_the_refusals_after_it(
     assert run(call) == 0
     assert "steps 0 to 8, 128 images" in capsys.readouterr().err
     assert run(call) == 0
-    assert "steps 8 to 8, 0 images" in capsys.readouterr().err
+    assert "trained to the last of its 8 steps already" in capsys.readouterr().err
     code, error = _fails(capsys, *call[1:], "--set", "run.seed=3")
     assert (code, "another recipe (run.seed: 0 -> 3)" in error) == (2, True)
     assert run([*call, "--set", "run.seed=3", "--fresh", "--init", str(tmp_path / "run")]) == 0

@@ -130,6 +130,25 @@ def test_a_killed_run_goes_on_bit_equal_with_any_number_of_workers(
     assert _losses(run) == _losses(finished)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("parallel.activation_checkpointing=block",),
+        ("parallel.activation_checkpointing=block", "parallel.checkpoint_wrapper=torch"),
+        ("parallel.precision=bf16",),
+        ("parallel.precision=bf16", "parallel.activation_checkpointing=block"),
+        ("optim.name=adamw", "optim.larc=false", "optim.lr=1e-3", "optim.no_decay=['bias', 'norm']"),
+        ("schedule.shape=constant", "optim.larc=false", "model.head_batchnorm=true"),
+    ],
+)
+def test_options_of_the_recipe_train(finished: Path, shards: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    train(small_recipe(*overrides, "schedule.steps=2"), shards, tmp_path / "run")
+    losses = _losses(tmp_path / "run")
+    assert load_model(str(tmp_path / "run")).metadata["step"] == "2"
+    if overrides[0].startswith("parallel"):  # of these only bf16 changes a number, and that only a little
+        assert losses[0] == pytest.approx(_losses(finished)[0], rel=1e-2 if "bf16" in overrides[0] else 1e-6)
+
+
 def test_a_finished_run_stays_as_it_is(finished: Path, shards: Path) -> None:
     before = _losses(finished)
     summary = train(small_recipe(), shards, finished)

@@ -1,0 +1,114 @@
+"""The parallel plan at the size of SEER: 496 ranks by torch's fake process group, parameters on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from seerctl.errors import UsageError
+from seerctl.model.batchnorm import SyncBatchNorm
+from seerctl.recipe import load_recipe
+from seerctl.train import parallel
+from seerctl.train.estimate import estimate
+from seerctl.train.parallel import assemble, batchnorm_group, checkpoint_blocks, prepare_model, shard
+from seerctl.train.world import World, computes_in_bf16, join, pick_device
+from tests.training import small_recipe
+
+
+@pytest.fixture
+def cluster() -> Iterator[World]:
+    """Rank 11 of 62 nodes of 8, none of whose collectives does anything."""
+    dist.init_process_group("fake", store=FakeStore(), rank=11, world_size=496)
+    yield World(rank=11, size=496, local_rank=3, local_size=8)
+    dist.destroy_process_group()
+
+
+def _sharded(world: World, *overrides: str) -> parallel.SwAVModel:
+    recipe = load_recipe("10b", overrides)
+    with torch.device("meta"):
+        model = assemble(recipe.model)
+    checkpoint_blocks(model, recipe.parallel.checkpoint_wrapper)
+    shard(model, recipe.parallel, world, torch.bfloat16)
+    return model
+
+
+def test_10b_over_the_whole_cluster(cluster: World) -> None:
+    model = _sharded(cluster)
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    assert sum(isinstance(module, nn.Conv2d) for module in units) == 54  # convolutions above 1e8 parameters
+    assert len(units) == 54 + 27 + 3  # blocks; prototypes, head and the rest
+    parameters = dict(model.named_parameters())
+    assert all(isinstance(p, DTensor) and p.placements == (Shard(0),) for p in parameters.values())
+    assert "trunk.trunk_output.block3.block3-16.f.b.0.weight" in parameters  # torchvision's names, through it all
+    local = sum(p.to_local().numel() for p in parameters.values())
+    assert local <= estimate(load_recipe("10b"), 62, 8).gradients / 4 < 1.1 * 9_628_923_288 / 496
+
+
+def test_10b_sharded_inside_a_node(cluster: World) -> None:
+    model = _sharded(cluster, "parallel.shard=node")
+    weight = model.head.prototypes.weight
+    assert isinstance(weight, DTensor)
+    assert weight.placements == (Replicate(), Shard(0))
+    assert weight.device_mesh.shape == (62, 8)
+    assert weight.to_local().shape == (2000, 256)
+
+
+@pytest.mark.parametrize(("wanted", "members"), [("node", range(8, 16)), ("16", range(16)), ("62", range(62))])
+def test_batchnorm_groups(cluster: World, wanted: str, members: range) -> None:
+    config = load_recipe("10b", [f"parallel.sync_batchnorm={wanted}"]).parallel
+    group, synchronised = batchnorm_group(config, cluster)
+    assert synchronised
+    assert group is not None
+    assert dist.get_process_group_ranks(group) == list(members)
+
+
+def test_batchnorm_of_all_of_none_and_of_odd_groups(cluster: World) -> None:
+    def of(value: str) -> tuple[dist.ProcessGroup | None, bool]:
+        return batchnorm_group(load_recipe("10b", [f"parallel.sync_batchnorm={value}"]).parallel, cluster)
+
+    assert of("world") == (None, True)
+    assert of("none") == (None, False)
+    with pytest.raises(UsageError, match="496 ranks do not divide into groups of 7"):
+        of("7")
+
+
+def test_one_process_on_a_cpu_stays_whole() -> None:
+    model = prepare_model(small_recipe(), World())
+    assert not any(isinstance(p, DTensor) for p in model.parameters())
+    assert not any(isinstance(module, SyncBatchNorm) for module in model.modules())
+    assert torch.allclose(model.head.prototypes.weight.norm(dim=1), torch.ones(24))
+    assert not model.autocast
+    assert prepare_model(small_recipe("parallel.precision=bf16"), World()).autocast
+    automatic = prepare_model(small_recipe("parallel.precision=auto"), World())
+    assert automatic.autocast == computes_in_bf16(torch.device("cpu"))
+
+
+def test_one_process_that_checkpoints_in_bf16_is_sharded() -> None:
+    recipe = small_recipe("parallel.precision=bf16", "parallel.activation_checkpointing=block")
+    with join("cpu", 1.0) as world:
+        assert not dist.is_initialized()
+        model = prepare_model(recipe, world)
+        assert isinstance(model.head.prototypes.weight, DTensor)
+        assert not model.autocast
+    assert not dist.is_initialized()
+
+
+def test_devices() -> None:
+    assert pick_device("cpu", 3) == torch.device("cpu")
+    if not torch.cuda.is_available():
+        assert pick_device("auto") == torch.device("cpu")
+        with pytest.raises(UsageError, match="no usable GPU"):
+            pick_device("cuda")
+
+
+def test_a_process_group_of_the_caller_is_used_and_left(cluster: World) -> None:
+    with join("cpu", 1.0) as world:
+        assert world == World()  # the environment says one process
+    assert dist.is_initialized()
