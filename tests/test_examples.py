@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import re
 import shlex
@@ -82,7 +83,7 @@ def fresh(project: Path, to: Path, command: str) -> None:
     """A copy of the project in which nothing stands where `command` writes."""
     shutil.copytree(project, to)
     words = shlex.split(command.replace("|", " "))
-    for flag, value in zip(words, words[1:], strict=False):
+    for flag, value in itertools.pairwise(words):
         if flag in ("-o", "--output", "--predictions", "--rejects") and "audit" not in words[:2]:
             target = to / value
             shutil.rmtree(target, ignore_errors=True)
