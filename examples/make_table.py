@@ -1,4 +1,4 @@
-"""Write the table that quickstart.sh ingests: `path,label,ATTRIBUTE` of scikit-learn's digits, or of a folder of images.
+"""Write the table that quickstart.sh ingests, `path,label,ATTRIBUTE`: scikit-learn's digits or a folder of images.
 
 make_table.py digits OUT_DIR    8x8 digits as PNG files; ATTRIBUTE is `stroke`: thin or thick, by the median ink
 make_table.py FOLDER OUT_DIR    FOLDER/<class>/<image>; ATTRIBUTE is `tone`: dark or light, by the median brightness
