@@ -111,6 +111,9 @@ def _train(recipe: Recipe, data: str, output: Path, init: Path | None) -> int:
             raise
         # All ranks end with these together; torchrun must not take the first to leave for a failure.
         return 0 if isinstance(error, (Saved, Diverged)) else error.exit_code
+    except Exception as error:
+        report_outcome(SeerctlError(f"{type(error).__name__}: {error}", "Its traceback stands above: a bug of seerctl"))
+        raise
     if not done.images:
         say(f"{output}: trained to the last of its {done.steps:,} steps already: {done.weights}")
         return 0

@@ -1,27 +1,38 @@
-"""torchrun without its noise: the ranks report their own errors, so the agent's report of them would only repeat it."""
+"""torchrun without its noise: ranks report their own errors, and this agent those that could not, having been killed."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import logging
+import os
 import signal
 import sys
+from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
+from seerctl.train.launch import OUTCOME
+
 
 def main() -> int:
-    """`python -m seerctl.train.agent TORCHRUN-ARGUMENTS`: 0, 1 when a process failed, 143 when told to end."""
+    """`python -m seerctl.train.agent TORCHRUN-ARGUMENTS`: 0, 1 when a process failed, 143 when told to end.
+
+    Where $SEERCTL_OUTCOME names a file, `FILE.killed` beside it gets one line a killed process: rank and signal.
+    """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     with contextlib.suppress(OSError, AttributeError):
         # Linux: when the process that started this one is killed, end the workers too.
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     try:
         run(parse_args(sys.argv[1:]))  # type: ignore[no-untyped-call]
-    except ChildFailedError:
+    except ChildFailedError as error:
+        killed = [(rank, failure.exitcode) for rank, failure in error.failures.items() if failure.exitcode < 0]
+        if killed and OUTCOME in os.environ:
+            lines = [f"rank {rank} was killed by {signal.Signals(-code).name}" for rank, code in sorted(killed)]
+            Path(os.environ[OUTCOME] + ".killed").write_text("\n".join(lines), encoding="ascii")
         return 1
     except SignalException:
         return 143

@@ -95,12 +95,9 @@ def run_torchrun(plan: Layout, arguments: Sequence[str]) -> None:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // plan.per_node)))
         agent = [sys.executable, "-m", "seerctl.train.agent", "--standalone", "--nproc-per-node", str(plan.per_node)]
         code = _wait([*agent, "-m", "seerctl", *arguments], environment, stop)
-        if outcome.exists():
-            _raise_reported(json.loads(outcome.read_text(encoding="utf-8")))
+        _raise_reported(outcome, Path(f"{outcome}.killed"))
     if code:
-        raise EnvironmentFault(
-            "a training process was lost", "See its last words above, then start again to go on from the checkpoint"
-        )
+        raise EnvironmentFault("a training process was lost", "Start again to go on from the newest checkpoint")
 
 
 def _wait(command: Sequence[str], environment: dict[str, str], stop: Path) -> int:
@@ -120,7 +117,7 @@ def _wait(command: Sequence[str], environment: dict[str, str], stop: Path) -> in
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -135,8 +132,23 @@ def report_outcome(error: SeerctlError) -> bool:
     return True
 
 
-def _raise_reported(report: dict[str, Any]) -> None:
-    class Reported(SeerctlError):
-        exit_code = ExitCode(report["exit_code"])
+def _raise_reported(outcome: Path, killed: Path) -> None:
+    """The cause of the end, if any is known: a killed rank before what the ranks that lost it say."""
+    report = _read(outcome)
+    if killed.exists() and report.get("exit_code") in (None, ExitCode.ENVIRONMENT):
+        first = killed.read_text(encoding="ascii").splitlines()[0]
+        raise EnvironmentFault(first, "Start again to go on from the newest checkpoint")
+    if report:
 
-    raise Reported(report["message"], report["hint"])
+        class Reported(SeerctlError):
+            exit_code = ExitCode(report["exit_code"])
+
+        raise Reported(report["message"], report["hint"])
+
+
+def _read(outcome: Path) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # none, or its writer was killed over it
+        return {}
+    return report
