@@ -1,4 +1,4 @@
-"""torchrun without its noise: ranks report their own errors, and this agent those that could not, having been killed."""
+"""torchrun without its noise: ranks report their own errors, and this agent those of ranks that were killed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ def main() -> int:
     try:
         run(parse_args(sys.argv[1:]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
-        killed = [(rank, failure.exitcode) for rank, failure in error.failures.items() if failure.exitcode < 0]
-        if killed and OUTCOME in os.environ:
-            lines = [f"rank {rank} was killed by {signal.Signals(-code).name}" for rank, code in sorted(killed)]
-            Path(os.environ[OUTCOME] + ".killed").write_text("\n".join(lines), encoding="ascii")
+        _report_killed({rank: -failure.exitcode for rank, failure in error.failures.items() if failure.exitcode < 0})
         return 1
     except SignalException:
         return 143
     return 0
+
+
+def _report_killed(signals: dict[int, int]) -> None:
+    # SIGTERM is what the agent itself sends to the ranks that are left: it is the cause only where nothing else is.
+    causes = {rank: number for rank, number in signals.items() if number != signal.SIGTERM} or signals
+    if causes and OUTCOME in os.environ:
+        lines = [f"rank {rank} was killed by {signal.Signals(number).name}" for rank, number in sorted(causes.items())]
+        Path(os.environ[OUTCOME] + ".killed").write_text("\n".join(lines), encoding="ascii")
 
 
 if __name__ == "__main__":
