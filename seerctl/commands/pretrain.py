@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -14,6 +16,7 @@ from seerctl.options import SeerCommand, output_format, output_path
 if TYPE_CHECKING:
     from seerctl.recipe import Recipe
     from seerctl.train.launch import Launcher, Layout
+    from seerctl.train.start import Summary
 
 EXAMPLES = (
     "seerctl pretrain --recipe nano --data shards/ -o run/",
@@ -27,7 +30,8 @@ EXAMPLES = (
               help="Shard set: a directory written by 'shard', or its index.json.")  # fmt: skip
 @output_path("The run directory; the same command goes on where a run in it stands.", required=False)
 @click.option("--nodes", type=click.IntRange(min=1), default=1, help="Machines that share the work.")
-@click.option("--gpus-per-node", type=click.IntRange(min=1), default=None, show_default="this machine's GPUs, or 1",
+@click.option("--gpus-per-node", type=click.IntRange(min=1), default=None,
+              show_default="this machine's GPUs; without any 1, or 8 with --nodes",
               help="Processes on each machine; without GPUs they compute on the CPU.")  # fmt: skip
 @click.option("--launcher", type=click.Choice(["auto", "local", "torchrun", "print"]), default="auto",
               help="Who starts the processes: as needed, nobody, torchrun, or you by printed commands.")  # fmt: skip
@@ -72,10 +76,11 @@ def pretrain(
 
         output = fresh_place(output)
     if place.start == "here":
-        return _train(loaded, data, output, init)
+        return _train(loaded, data, output, init, output_format)
     arguments = ["pretrain", "--recipe", str(find(recipe)), "--data", data, "-o", str(output)]
     arguments += ["--init", str(init)] if init else []
     arguments += [part for override in set for part in ("--set", override)]
+    arguments += ["--output-format", output_format] if output_format != "text" else []
     return _start(place, arguments)
 
 
@@ -99,7 +104,7 @@ def _start(place: Layout, arguments: list[str]) -> int:
     return 0
 
 
-def _train(recipe: Recipe, data: str, output: Path, init: Path | None) -> int:
+def _train(recipe: Recipe, data: str, output: Path, init: Path | None, output_format: str) -> int:
     from seerctl.train.launch import report_outcome
     from seerctl.train.start import images_to_go, train
 
@@ -114,36 +119,28 @@ def _train(recipe: Recipe, data: str, output: Path, init: Path | None) -> int:
     except Exception as error:
         report_outcome(SeerctlError(f"{type(error).__name__}: {error}", "Its traceback stands above: a bug of seerctl"))
         raise
-    if not done.images:
-        say(f"{output}: trained to the last of its {done.steps:,} steps already: {done.weights}")
-        return 0
-    rate = done.images / max(done.seconds, 1e-9)
-    say(f"steps {done.start:,} to {done.steps:,}, {done.images:,} images, {rate:,.0f} images/s: {done.weights}")
+    _report(done, output, output_format)
     return 0
+
+
+def _report(done: Summary, output: Path, output_format: str) -> None:
+    rate = done.images / max(done.seconds, 1e-9)
+    if done.images:
+        say(f"steps {done.start:,} to {done.steps:,}, {done.images:,} images, {rate:,.0f} images/s: {done.weights}")
+    else:
+        say(f"{output}: trained to the last of its {done.steps:,} steps already: {done.weights}")
+    if output_format != "text" and os.environ.get("RANK", "0") == "0":
+        emit({**asdict(done), "weights": str(done.weights), "images_per_second": rate}, output_format, "")
 
 
 def _dry_run(recipe: Recipe, place: Layout, data: str | None, output_format: str) -> int:
     from seerctl.shards.index import ShardSet
-    from seerctl.train.estimate import plan
+    from seerctl.train.estimate import plan, plan_text
     from seerctl.train.world import pick_device
 
     samples = len(ShardSet.open(data)) if data else None
     result = plan(recipe, place.nodes, place.per_node, pick_device(recipe.run.device), samples)
-    emit(result, output_format, _plan_text(result, recipe))
+    emit(result, output_format, plan_text(result, recipe))
     if result["fits"] is False:
         raise GateFailed(result["verdict"], "Use more nodes or GPUs")
     return 0
-
-
-def _plan_text(result: dict[str, Any], recipe: Recipe) -> str:
-    from seerctl.recipe import dump
-
-    params, batch, steps = result["params"], result["batch"], result["steps"]
-    lines = [
-        f"parameters  {params['total']:,} (trunk {params['trunk']:,}, head {params['head']:,})",
-        f"ranks       {result['ranks']} ({result['nodes']} nodes of {result['gpus_per_node']})",
-        f"batch       {batch['global']} ({batch['per_rank']} a rank), peak learning rate {result['peak_lr']:g}",
-        f"steps       {steps if steps is not None else 'by the size of --data'}",
-        f"memory      {result['verdict']}",
-    ]
-    return "\n".join([dump(recipe), *lines])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from seerctl.errors import GateFailed
-from seerctl.recipe import Recipe
+from seerctl.recipe import Recipe, dump
 from seerctl.train.optim import peak_lr
 from seerctl.train.parallel import assemble
 from seerctl.train.steps import check_batch, total_steps
@@ -129,6 +129,19 @@ def plan(recipe: Recipe, nodes: int, per_node: int, device: torch.device, sample
         "verdict": _verdict(recipe, needed, available, ranks),
         "recipe": plain(recipe),
     }
+
+
+def plan_text(result: dict[str, Any], recipe: Recipe) -> str:
+    """A `plan` for people: the resolved recipe, then what it takes."""
+    params, batch, steps = result["params"], result["batch"], result["steps"]
+    lines = [
+        f"parameters  {params['total']:,} (trunk {params['trunk']:,}, head {params['head']:,})",
+        f"ranks       {result['ranks']} ({result['nodes']} nodes of {result['gpus_per_node']})",
+        f"batch       {batch['global']} ({batch['per_rank']} a rank), peak learning rate {result['peak_lr']:g}",
+        f"steps       {steps if steps is not None else 'by the size of --data'}",
+        f"memory      {result['verdict']}",
+    ]
+    return "\n".join([dump(recipe), *lines])
 
 
 def _verdict(recipe: Recipe, needed: Estimate, available: int | None, ranks: int) -> str:

@@ -77,8 +77,11 @@ def test_a_run_from_start_to_end_and_the_refusals_after_it(
     call = ["pretrain", "--recipe", str(SMALL), "--data", str(shards), "-o", str(tmp_path / "run")]
     assert run(call) == 0
     assert "steps 0 to 8, 128 images" in capsys.readouterr().err
-    assert run(call) == 0
-    assert "trained to the last of its 8 steps already" in capsys.readouterr().err
+    assert run([*call, "--output-format", "json"]) == 0
+    captured = capsys.readouterr()
+    assert "trained to the last of its 8 steps already" in captured.err
+    summary = json.loads(captured.out)
+    assert (summary["start"], summary["steps"], summary["images"]) == (8, 8, 0)
     code, error = _fails(capsys, *call[1:], "--set", "run.seed=3")
     assert (code, "another recipe (run.seed: 0 -> 3)" in error) == (2, True)
     assert run([*call, "--set", "run.seed=3", "--fresh", "--init", str(tmp_path / "run")]) == 0
