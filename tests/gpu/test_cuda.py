@@ -1,0 +1,53 @@
+"""The same commands on a CUDA device: training follows the CPU's losses, checkpoints change nothing, features agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seerctl.cli import run
+from seerctl.features.store import FeatureFile
+from tests.training import SMALL, make_shards
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("shards"))
+
+
+def losses(shards: Path, where: Path, *settings: str) -> list[float]:
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    assert run(["pretrain", "--recipe", str(SMALL), "--data", str(shards), "-o", str(where), *overrides]) == 0
+    return [json.loads(line)["loss"] for line in (where / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_cuda_run_follows_the_cpu_run(shards: Path, tmp_path: Path) -> None:
+    cpu = losses(shards, tmp_path / "cpu")
+    cuda = losses(shards, tmp_path / "cuda", "run.device=cuda")
+    assert cuda == pytest.approx(cpu, rel=2e-3)
+
+
+def test_bf16_and_activation_checkpoints_train(shards: Path, tmp_path: Path) -> None:
+    plain = losses(shards, tmp_path / "plain", "run.device=cuda", "parallel.precision=bf16")
+    saved = losses(
+        shards, tmp_path / "saved", "run.device=cuda", "parallel.precision=bf16",
+        "parallel.activation_checkpointing=block",
+    )  # fmt: skip
+    assert saved == pytest.approx(plain, rel=1e-2)
+
+
+def test_features_agree_with_the_cpus(shards: Path, tmp_path: Path) -> None:
+    losses(shards, tmp_path / "run", "run.device=cuda")
+    rows = {}
+    for device in ("cpu", "cuda"):
+        output = tmp_path / f"{device}.h5"
+        arguments = ["extract", "--model", tmp_path / "run", "--data", shards, "-o", output, "--device", device]
+        assert run([str(part) for part in arguments]) == 0
+        rows[device] = FeatureFile.open(output).features()
+    np.testing.assert_allclose(rows["cuda"], rows["cpu"], rtol=1e-2, atol=1e-3)
