@@ -205,4 +205,8 @@ def main() -> NoReturn:
     # GNU OpenMP's idle threads spin for milliseconds: beside loader workers or other programs on the same cores that
     # made training 2.5 to 10 times slower. https://gcc.gnu.org/onlinedocs/libgomp/OMP_005fWAIT_005fPOLICY.html
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    cli.main(prog_name="seerctl")
+    try:
+        cli.main(prog_name="seerctl")
+    finally:
+        # A handler that raises has no place in the interpreter's own shutdown.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from PIL import Image
 from tests.pictures import draw
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning pools on two cores slow each other tenfold
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A script's background job (`run.sh &`, nohup) ignores SIGINT, and so would every process that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
