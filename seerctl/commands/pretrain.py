@@ -105,9 +105,10 @@ def _start(place: Layout, arguments: list[str]) -> int:
 
 
 def _train(recipe: Recipe, data: str, output: Path, init: Path | None, output_format: str) -> int:
-    from seerctl.train.launch import report_outcome
+    from seerctl.train.launch import quiet_rank, report_outcome
     from seerctl.train.start import images_to_go, train
 
+    quiet_rank()
     try:
         with Progress("pretrain", images_to_go(recipe, data, output)) as progress:
             done = train(recipe, data, output, init=init, progress=progress)

@@ -37,8 +37,10 @@ def main() -> int:
 
 
 def _report_killed(signals: dict[int, int]) -> None:
-    # SIGTERM is what the agent itself sends to the ranks that are left: it is the cause only where nothing else is.
-    causes = {rank: number for rank, number in signals.items() if number != signal.SIGTERM} or signals
+    # The agent sends SIGTERM to the ranks that are left, and a collective that lost its peer may abort: consequences,
+    # and the cause only where there is no other.
+    secondary = (signal.SIGTERM, signal.SIGABRT)
+    causes = {rank: number for rank, number in signals.items() if number not in secondary} or signals
     if causes and OUTCOME in os.environ:
         lines = [f"rank {rank} was killed by {signal.Signals(number).name}" for rank, number in sorted(causes.items())]
         Path(os.environ[OUTCOME] + ".killed").write_text("\n".join(lines), encoding="ascii")

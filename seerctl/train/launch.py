@@ -121,6 +121,15 @@ def _wait(command: Sequence[str], environment: dict[str, str], stop: Path) -> in
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def quiet_rank() -> None:
+    """In a process of `run_torchrun`: outside the loop SIGTERM, which the agent sends to survivors, ends it at once.
+
+    The command line's handler raises instead, and would do so in the middle of the interpreter's own end.
+    """
+    if OUTCOME in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def report_outcome(error: SeerctlError) -> bool:
     """Leave `error` for the process that started the ranks, once; False when nobody waits for it."""
     place = os.environ.get(OUTCOME)

@@ -204,6 +204,6 @@ def test_two_processes_are_stopped_go_on_and_are_lost(shards: Path, tmp_path: Pa
     error = process.communicate(timeout=60)[1]
     assert process.returncode == ExitCode.ENVIRONMENT, error
     assert "Traceback" not in error
-    assert error.strip().splitlines()[-1].startswith("seerctl: error: rank 1 was killed by SIGKILL. Start again")
+    assert "seerctl: error: rank 1 was killed by SIGKILL. Start again" in error.strip().splitlines()[-1], error
     assert [row["step"] for row in Metrics(place / "metrics.jsonl").rows()][: saved + 2] == list(range(1, saved + 3))
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
