@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,14 +13,15 @@ from seerctl.errors import EnvironmentFault
 from seerctl.files import blame
 
 LOCK = ".seerctl.lock"
+PATIENCE_SECONDS = 3.0  # the helpers of a holder that was killed share its lock until they have ended, too
 
 
 @contextlib.contextmanager
 def write_lock(directory: Path) -> Iterator[None]:
-    """Hold the right to write into `directory`; a killed holder loses it at once.
+    """Hold the right to write into `directory`; a killed holder loses it with the last of its helpers.
 
     Raises:
-        EnvironmentFault: another process is writing there.
+        EnvironmentFault: another process is writing there, and still is after a few seconds.
     """
     path = directory / LOCK
     descriptor = _acquire(path)
@@ -32,6 +34,7 @@ def write_lock(directory: Path) -> Iterator[None]:
 
 
 def _acquire(path: Path) -> int:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         with blame(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -42,10 +45,12 @@ def _acquire(path: Path) -> int:
                 if os.path.samestat(os.fstat(descriptor), path.stat()):
                     return descriptor
         except BlockingIOError:
-            os.close(descriptor)
-            raise EnvironmentFault(
-                f"{path.parent}: another seerctl is writing here", "Wait for it, or choose another output"
-            ) from None
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise EnvironmentFault(
+                    f"{path.parent}: another seerctl is writing here", "Wait for it, or choose another output"
+                ) from None
+            time.sleep(0.05)
         except BaseException:
             os.close(descriptor)
             raise
