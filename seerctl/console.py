@@ -72,11 +72,6 @@ def warn(message: str) -> None:
     _log.warning(message)
 
 
-def detail(message: str) -> None:
-    """One line on stderr under `-v`."""
-    _log.debug(message)
-
-
 class Progress:
     """A tqdm bar on a terminal, a line every 30 s elsewhere, silence under `-q`: call it with how much more was done.
 

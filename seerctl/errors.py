@@ -63,12 +63,6 @@ class RejectLimit(SeerctlError):
     exit_code = ExitCode.REJECTS
 
 
-class Inconclusive(SeerctlError):
-    """Nothing failed, but a check that counts could not be judged."""
-
-    exit_code = ExitCode.INCONCLUSIVE
-
-
 class EnvironmentFault(SeerctlError):
     """The machine's fault: disk full, permission, network, a lost rank or a timeout."""
 

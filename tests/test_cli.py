@@ -14,10 +14,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from seerctl.cli import COMMANDS, PROBES, LazyGroup, cli
-from seerctl.errors import ExitCode
-from seerctl.options import FLAG_ONLY, SeerCommand
+from seerctl.cli import COMMANDS, PROBES, LazyGroup, _section, cli
+from seerctl.errors import ExitCode, UsageError
+from seerctl.options import SeerCommand, loads_code
 
 HEAVY = ("torch", "webdataset", "sklearn", "h5py", "numpy", "PIL", "scipy", "torchvision")
 
@@ -175,12 +176,21 @@ def test_a_wrong_project_file_is_a_usage_error(seerctl, project: Path, text: str
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_options_that_load_code_are_flags_only() -> None:
-    for path, command in leaf_commands(cli):
-        for parameter in command.params:
-            if getattr(parameter, FLAG_ONLY, False):
-                assert isinstance(parameter, click.Option), path
-                assert not parameter.allow_from_autoenv, path
+def test_options_that_load_code_are_flags_only(tmp_path: Path) -> None:
+    @click.command()
+    @loads_code("--filter")
+    @click.option("--size")
+    def sift(filter: str | None, size: str | None) -> None:
+        click.echo(f"{filter} {size}")
+
+    group = click.Group(commands={"sift": sift})
+    with pytest.raises(UsageError, match=r"'sift.filter' loads code.*--filter on the command line"):
+        _section(group, "sift", {"filter": "evil:run"}, tmp_path / "seerctl.toml")
+    assert _section(group, "sift", {"size": "3"}, tmp_path / "seerctl.toml") == {"size": "3"}
+    environment = {"SEERCTL_FILTER": "evil:run", "SEERCTL_SIZE": "3"}
+    done = CliRunner().invoke(sift, [], auto_envvar_prefix="SEERCTL", env=environment)
+    assert done.output == "None 3\n"
+    assert CliRunner().invoke(sift, ["--filter", "mine:keep"]).output == "mine:keep None\n"
 
 
 def test_literal_commands_run_inside_a_project(project: Path) -> None:
