@@ -60,6 +60,8 @@ def convert(hint: Any, value: Any, where: str, key: str) -> Any:
     """`value` checked against the type `hint`; lists become tuples, tables dataclasses, integers floats where asked."""
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):  # built already
+            return value
         if not isinstance(value, Mapping):
             raise _wrong(where, key, "a table", value)
         return build(hint, value, where, key + ".")

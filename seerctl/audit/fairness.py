@@ -42,6 +42,9 @@ def audit_fairness(path: Path, loaded: LoadedPolicy, groups: Sequence[str] = ())
         UsageError: no groups, a column or a positive class that the table does not have, or one of too many values.
         InputError: what `read_predictions` refuses.
     """
+    other = next((check for check in loaded.policy.check if not isinstance(check, Check)), None)
+    if other is not None:
+        raise UsageError(f"check '{other.id}': {other.metric} is not measured yet")
     plan = {check.id: loaded.policy.groupings(check, groups) for check in loaded.policy.check}
     columns = dict.fromkeys(name for groupings in plan.values() for grouping in groupings for name in grouping)
     table = read_predictions(path, columns)
@@ -54,6 +57,7 @@ def judge_table(
 ) -> dict[str, Any]:
     """The report on a table in memory; `plan` holds the groupings of each check by its id."""
     policy = loaded.policy
+    counted = [check for check in policy.check if isinstance(check, Check)]
     groupings = list(dict.fromkeys(grouping for found in plan.values() for grouping in found))
     known = table.label >= 0
     columns = {name: table.columns[name].coded() for name in {n for grouping in groupings for n in grouping}}
@@ -63,12 +67,12 @@ def judge_table(
         label, prediction = label[known], prediction[known]
         columns = {name: column.take(known) for name, column in columns.items()}
     counts = count(label, prediction, len(table.classes), columns, groupings)
-    owners = [(check, grouping) for check in policy.check for grouping in plan[check.id]]
+    owners = [(check, grouping) for check in counted for grouping in plan[check.id]]
     blocks = [make_block(check, counts[grouping], table.classes) for check, grouping in owners]
-    found: dict[str, list[dict[str, Any]]] = {check.id: [] for check in policy.check}
+    found: dict[str, list[dict[str, Any]]] = {check.id: [] for check in counted}
     for (check, _), judged in zip(owners, judge(blocks, policy.stats), strict=True):
         found[check.id] += records(judged)
-    checks = sorted((_summary(c, found[c.id], policy.on_inconclusive) for c in policy.check), key=_check_order)
+    checks = sorted((_summary(c, found[c.id], policy.on_inconclusive) for c in counted), key=_check_order)
     verdict, code = _overall(checks)
     return {
         "schema": SCHEMA,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 from seerctl.audit.counts import Grouping
-from seerctl.audit.indicators import METRICS, MetricName
-from seerctl.errors import UsageError
+from seerctl.audit.indicators import METRICS, Metric, MetricName
+from seerctl.audit.suite import MetricInfo, SuiteName
+from seerctl.errors import UsageError, did_you_mean
 from seerctl.stats import Correction
 from seerctl.typed import build, plain, read_toml
 
@@ -20,6 +22,21 @@ SHIPPED = Path(__file__).with_name("policies")
 TOLERANCE = 0.05
 MIN_POSITIVES = 30
 OnInconclusive = Literal["hold", "pass"]
+
+# Where the metrics of a suite are described, beside the counted rates of `indicators`: read when a policy names them.
+METRIC_TABLES: dict[SuiteName, tuple[tuple[str, str], ...]] = {
+    "fairness": (
+        ("seerctl.audit.scored", "SCORED"),
+        ("seerctl.audit.associations", "METRICS"),
+        ("seerctl.audit.geography", "METRICS"),
+        ("seerctl.audit.retrieval", "METRICS"),
+    ),
+    "representation": (("seerctl.audit.representation", "METRICS"),),
+    "robustness": (("seerctl.audit.robustness", "METRICS"),),
+    "leakage": (("seerctl.audit.leakage", "METRICS"),),
+    "privacy": (("seerctl.audit.privacy", "METRICS"),),
+    "lineage": (("seerctl.audit.lineage", "METRICS"),),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +96,11 @@ class Check:
             raise ValueError('against = "threshold" needs op = ">=" or "<="')
 
     @property
+    def suite(self) -> SuiteName:
+        """Counted rates are the core of the fairness suite."""
+        return "fairness"
+
+    @property
     def needed_trials(self) -> int:
         """The trials that both sides of a comparison need: `min_positives` where a group's rows are not all trials."""
         if not METRICS[self.metric].conditional:
@@ -92,6 +114,70 @@ class Check:
             return (self.threshold, math.inf) if self.op == ">=" else (-math.inf, self.threshold)
         allowed = TOLERANCE if self.tolerance is None else self.tolerance
         return (-math.inf if self.op == "<=" else -allowed, math.inf if self.op == ">=" else allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteCheck:
+    """One demand on a number that is more than a rate of counts, or of another suite than fairness.
+
+    metric: a name of the suite's metric table. groups: columns, "a*b" for an intersection. cls: the class it is about
+    (in a policy: `positive`). against: "threshold" judges the number itself by `threshold` (op ">=" or "<=", or
+    "within" `tolerance` of it); "rest" its difference to the rest, "baseline" its change since a baseline report, both
+    by `tolerance` (default 0.05). min_n: rows that a number needs. k: of top-k or precision@k. at: a score threshold.
+    labels: the name or file of a label set. household: the column of households. columns: what else the metric reads.
+    """
+
+    id: str
+    suite: SuiteName
+    metric: str
+    groups: tuple[str, ...] = ()
+    cls: str | None = None
+    against: Literal["threshold", "rest", "baseline"] = "threshold"
+    op: Literal["<=", ">=", "within"] | None = None
+    threshold: float | None = None
+    tolerance: float | None = None
+    min_n: int = 30
+    severity: Literal["fail", "warn"] = "fail"
+    on_inconclusive: OnInconclusive | None = None
+    k: int | None = None
+    at: float | None = None
+    labels: str | None = None
+    household: str | None = None
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.id.strip():
+            raise ValueError("'id' is empty")
+        if self.min_n < 1 or (self.k is not None and self.k < 1):
+            raise ValueError("'min_n' and 'k' have to be 1 or more")
+        for name, value in (("tolerance", self.tolerance), ("threshold", self.threshold), ("at", self.at)):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"'{name}' is {value}, not a finite number")
+        if self.tolerance is not None and self.tolerance < 0:
+            raise ValueError(f"'tolerance' is {self.tolerance}, below 0")
+        absolute, within = self.against == "threshold", self.op == "within"
+        if absolute != (self.threshold is not None) or (absolute and within != (self.tolerance is not None)):
+            raise ValueError(
+                "against = \"threshold\" needs 'threshold' (and 'tolerance' with op = \"within\" alone); "
+                "other comparisons take 'tolerance'"
+            )
+        if absolute and self.op is None:
+            raise ValueError('against = "threshold" needs op = ">=", "<=" or "within"')
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the judged number has to lie between: the finding's value, or its change since the baseline."""
+        if self.threshold is not None and self.op != "within":
+            return (self.threshold, math.inf) if self.op == ">=" else (-math.inf, self.threshold)
+        centre = 0.0 if self.threshold is None else self.threshold
+        allowed = TOLERANCE if self.tolerance is None else self.tolerance
+        return (
+            -math.inf if self.op == "<=" else centre - allowed,
+            math.inf if self.op == ">=" else centre + allowed,
+        )  # fmt: skip
+
+
+AnyCheck = Check | SuiteCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +205,7 @@ class Policy:
     all pairs). on_inconclusive: "hold" ends with exit 6 when a check that counts could not be judged, "pass" with 0.
     """
 
-    check: tuple[Check, ...]
+    check: tuple[AnyCheck, ...]
     title: str = ""
     groups: tuple[str, ...] = ()
     intersections: int = 2
@@ -136,7 +222,7 @@ class Policy:
         if not 1 <= self.intersections <= 3:
             raise ValueError(f"'intersections' is {self.intersections}, not 1, 2 or 3")
 
-    def groupings(self, check: Check, groups: Sequence[str] = ()) -> list[Grouping]:
+    def groupings(self, check: AnyCheck, groups: Sequence[str] = ()) -> list[Grouping]:
         """The groupings that `check` compares; `groups` (of the command line) replace the policy's own default ones.
 
         Raises:
@@ -167,6 +253,51 @@ class LoadedPolicy:
         return {"source": self.source, "sha256": self.sha256, **plain(self.policy)}
 
 
+def suite_metrics(suite: SuiteName) -> dict[str, MetricInfo]:
+    """What the checks of a suite may name, beside the counted rates of fairness."""
+    metrics: dict[str, MetricInfo] = {}
+    for module, name in METRIC_TABLES[suite]:
+        try:
+            metrics |= getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+    return metrics
+
+
+def _checks(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`table` with each [[check]] as what it is: a `Check` of a counted rate, else a `SuiteCheck`."""
+    listed = table.get("check")
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(check, Mapping) for check in listed):
+        return dict(table)  # a message about its type follows
+    return {**table, "check": [_check(check, where, f"check[{index}].") for index, check in enumerate(listed)]}
+
+
+def _check(table: Mapping[str, Any], where: str, prefix: str) -> AnyCheck:
+    suite, metric = table.get("suite", "fairness"), table.get("metric")
+    if not isinstance(suite, str) or suite not in METRIC_TABLES:
+        raise UsageError(f"{where}: '{prefix}suite' is {suite!r}", did_you_mean(str(suite), METRIC_TABLES))
+    counted = suite == "fairness" and (metric in METRICS if isinstance(metric, str) else True)
+    if counted:
+        return build(Check, {key: value for key, value in table.items() if key != "suite"}, where, prefix)
+    metrics = suite_metrics(suite)
+    known = [*metrics, *(METRICS if suite == "fairness" else ())]
+    if metric is not None and metric not in metrics:
+        raise UsageError(f"{where}: '{prefix}metric' is {metric!r}", did_you_mean(str(metric), known))
+    if "cls" in table or not isinstance(table.get("positive", ""), str):
+        raise UsageError(f"{where}: '{prefix}positive' has to be the name of a class")
+    renamed = {"cls" if key == "positive" else key: value for key, value in table.items()}
+    check = build(SuiteCheck, {**renamed, "suite": suite}, where, prefix)
+    if check.op is None and check.against == "baseline":
+        return replace(check, op=worse_only(metrics[check.metric]))
+    return check
+
+
+def worse_only(metric: MetricInfo | Metric) -> Literal["<=", ">=", "within"]:
+    """How a change since the baseline is judged when the policy does not say: only getting worse counts."""
+    return "within" if metric.higher_is_better is None else ">=" if metric.higher_is_better else "<="
+
+
 def parse_grouping(text: str) -> Grouping:
     """`a` or `a*b` as a tuple of columns.
 
@@ -189,6 +320,6 @@ def load_policy(where: str | Path | None = None) -> LoadedPolicy:
     if not path.exists() and (SHIPPED / f"{path.name}.toml").is_file() and path.name == str(where):
         path = SHIPPED / f"{path.name}.toml"
     shipped = path.parent == SHIPPED
-    policy = build(Policy, read_toml(path), str(path))
+    policy = build(Policy, _checks(read_toml(path), str(path)), str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return LoadedPolicy(policy, f"shipped:{path.stem}" if shipped else str(where), digest)
