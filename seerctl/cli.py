@@ -6,7 +6,6 @@ import importlib
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -19,7 +18,6 @@ from seerctl.console import debugging, error, set_verbosity, silence_stdout
 from seerctl.errors import ExitCode, SeerctlError, Terminated, UsageError, did_you_mean
 from seerctl.files import environment_fault
 from seerctl.options import FLAG_ONLY, verbosity_options
-from seerctl.typed import read_toml
 
 PROJECT_FILE = "seerctl.toml"
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "auto_envvar_prefix": "SEERCTL"}
@@ -121,6 +119,8 @@ def load_project(group: click.Group, arguments: Sequence[str]) -> dict[str, Any]
     path = Path(PROJECT_FILE)
     if not path.is_file():
         return {}
+    from seerctl.typed import read_toml
+
     table = read_toml(path)
     for name in table:
         if name not in COMMANDS:
@@ -191,6 +191,8 @@ def _usage_line(problem: click.ClickException) -> str:
 def _report(message: str, code: ExitCode, problem: BaseException | None = None) -> int:
     error(message)
     if problem is not None and debugging():
+        import traceback
+
         traceback.print_exception(problem, file=sys.stderr)
     return code
 

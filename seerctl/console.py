@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -122,6 +121,8 @@ def emit(result: Mapping[str, object], output_format: str, text: str) -> None:
     if output_format == "text":
         click.echo(text)
     else:
+        import json
+
         indent = 2 if output_format == "json" else None
         click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False, indent=indent))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -94,6 +93,8 @@ def one_line(text: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint naming the closest known word, or all of them when none is close."""
+    import difflib  # here: a millisecond that only mistakes need
+
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(names)}"

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -98,6 +95,8 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON with a final newline, atomically; NaN is refused."""
+    import json
+
     with atomic_write(path, "w") as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
@@ -109,6 +108,8 @@ def read_json(path: Path) -> Any:
     Raises:
         InputError: the file is missing or is not JSON.
     """
+    import json
+
     with blame(path):
         try:
             return json.loads(path.read_bytes())
@@ -120,12 +121,16 @@ def read_json(path: Path) -> Any:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of the bytes of `path`, as 64 hex digits."""
+    import hashlib
+
     with blame(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def free_bytes(path: Path) -> int:
     """Free bytes on the file system that holds `path` or its closest existing parent."""
+    import shutil
+
     for place in (path, *path.absolute().parents):
         if place.exists():
             return shutil.disk_usage(place).free
