@@ -28,7 +28,7 @@ class FeatureFile:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self._file = path, file
         self.header = _header(path, file)
-        data = _dataset(path, file, "features", 2)
+        data = plain_dataset(path, file, "features", 2)
         self.shape: tuple[int, int] = data.shape
         self.dtype: str = data.dtype.name
         if data.dtype.kind != "f":
@@ -47,7 +47,7 @@ class FeatureFile:
         path = Path(path)
         if path.is_dir():
             raise InputError(f"{path}: a directory", "Name one feature file in it, such as " + str(path / "avgpool.h5"))
-        with _reading(path):
+        with reading_hdf5(path):
             file = h5py.File(path, "r")
             try:
                 return cls(path, file)
@@ -61,14 +61,14 @@ class FeatureFile:
         Raises:
             InputError: the file is damaged.
         """
-        with _reading(self.path):
+        with reading_hdf5(self.path):
             array = np.empty(self.shape, dtype=dtype)
             for first in range(0, self.shape[0], READ_ROWS):  # many times faster than the whole in one call
                 array[first : first + READ_ROWS] = self._file["features"][first : first + READ_ROWS]
             return array
 
     def _keys(self) -> NDArray[np.bytes_]:
-        data = _dataset(self.path, self._file, "keys", 1)
+        data = plain_dataset(self.path, self._file, "keys", 1)
         if data.dtype.kind != "S" or len(data) != self.shape[0]:
             raise InputError(f"{self.path}: 'keys' does not name the {self.shape[0]} rows of 'features'")
         return np.asarray(data[:])
@@ -80,7 +80,7 @@ class FeatureFile:
         return {column_name(name): self._column(f"columns/{name}") for name in group}
 
     def _column(self, name: str) -> Column:
-        data = _dataset(self.path, self._file, name, 1)
+        data = plain_dataset(self.path, self._file, name, 1)
         if len(data) != self.shape[0] or data.dtype.kind not in "iuf":
             raise InputError(f"{self.path}: '{name}' is not a number or code for each of the {self.shape[0]} rows")
         values = np.asarray(data[:])
@@ -133,7 +133,7 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading_hdf5(path: Path) -> Iterator[None]:
     """One line for all that HDF5 says about a file that is not one, is cut short, or is damaged inside."""
     try:
         with blame(path):
@@ -164,7 +164,7 @@ def _header(path: Path, file: h5py.File) -> Header:
     return Header(**{name: text_attribute(file, name) for name in names}, lineage=lineage)
 
 
-def _dataset(path: Path, file: h5py.File, name: str, dimensions: int) -> h5py.Dataset:
+def plain_dataset(path: Path, file: h5py.File, name: str, dimensions: int) -> h5py.Dataset:
     """A dataset that really lies in this file: HDF5 links and external storage could make us read any other file."""
     group, _, leaf = name.rpartition("/")
     link = file[group or "/"].get(leaf, getlink=True)
