@@ -1,7 +1,8 @@
 """The predictions table that `probe --predictions` writes and `audit` judges: csv, jsonl or parquet.
 
 Columns: `key,label,prediction,score,top1..topK,score1..scoreK` and then the metadata of the test set under its own
-names. An empty cell is a missing value. Multi-label values are JSON lists.
+names. An empty cell is a missing value. Multi-label values are JSON lists: `["cat", "dog"]`; `[]` is a row that has
+none of the classes. The scores of all classes, where a metric needs them, come in a file of their own (see `scores`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ from seerctl.errors import InputError, UsageError, did_you_mean
 from seerctl.files import atomic_write, blame
 from seerctl.tables import CHUNK, Block, check_suffix, open_table, pyarrow
 
+if TYPE_CHECKING:
+    from seerctl.scores import FullScores
+
 REQUIRED = ("key", "label", "prediction")
 CORE = (*REQUIRED, "score")
 _RANKED = re.compile(r"(top|score)([1-9]\d*)")
@@ -33,12 +37,39 @@ _NAMES_OF_TRUTH = {"True": "true", "False": "false"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """The labels of N rows that may have several: those of row i are `codes[starts[i]:starts[i + 1]]`.
+
+    starts: (N + 1,) int64. codes: (P,) int32 into the table's classes. known: (N,) False where the label is missing.
+    """
+
+    starts: NDArray[np.int64]
+    codes: NDArray[np.int32]
+    known: NDArray[np.bool_]
+
+    def rows(self) -> NDArray[np.int64]:
+        """(P,) the row of each of `codes`."""
+        return np.repeat(np.arange(len(self.known)), np.diff(self.starts))
+
+    def has(self, code: int) -> NDArray[np.bool_]:
+        """(N,) the rows that have the label `code`."""
+        found = np.zeros(len(self.known), dtype=np.bool_)
+        found[self.rows()[self.codes == code]] = True
+        return found
+
+    def of(self, row: int) -> list[int]:
+        """The labels of one row."""
+        return [int(code) for code in self.codes[self.starts[row] : self.starts[row + 1]]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
     """What a classifier said about N rows.
 
     keys: (N,) str, unique. classes: sorted names. label, prediction: (N,) int32 codes into `classes` (an unknown label
     is -1). score: (N,) float64 of the prediction (NaN where absent). top, top_scores: (N, K) codes and scores, best
-    first (-1 and NaN where absent). columns: metadata by name.
+    first (-1 and NaN where absent). columns: metadata by name. truth: the labels of a multi-label table, whose `label`
+    is -1 and whose `prediction` is the first of a row's predictions (-1: none). full: the scores of all classes.
     """
 
     keys: NDArray[np.object_]
@@ -49,9 +80,20 @@ class Predictions:
     top: NDArray[np.int32]
     top_scores: NDArray[np.float64]
     columns: dict[str, Column] = field(default_factory=dict)
+    truth: Truth | None = None
+    full: FullScores | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """(N,) the rows whose label is known."""
+        return self.label >= 0 if self.truth is None else self.truth.known
+
+    def is_a(self, code: int) -> NDArray[np.bool_]:
+        """(N,) the rows that have the label `code`."""
+        return self.label == code if self.truth is None else self.truth.has(code)
 
     def names(self) -> list[str]:
         """The table's column names in order."""
@@ -87,7 +129,7 @@ def _cells(predictions: Predictions, rows: slice) -> list[list[Any]]:
     """The columns of `rows` as plain values: str, float, int, or None where missing."""
     classes = np.array([*predictions.classes, None], dtype=object)
     columns: list[list[Any]] = [
-        list(predictions.keys[rows]), list(classes[predictions.label[rows]]),
+        list(predictions.keys[rows]), _label_cells(predictions, rows, classes),
         list(classes[predictions.prediction[rows]]), _numbers(predictions.score[rows]),
     ]  # fmt: skip
     columns += [list(classes[codes]) for codes in predictions.top[rows].T]
@@ -98,6 +140,16 @@ def _cells(predictions: Predictions, rows: slice) -> list[list[Any]]:
         else:
             columns.append(list(np.array([*column.categories, None], dtype=object)[column.values[rows]]))
     return columns
+
+
+def _label_cells(predictions: Predictions, rows: slice, classes: NDArray[np.object_]) -> list[Any]:
+    truth = predictions.truth
+    if truth is None:
+        return list(classes[predictions.label[rows]])
+    return [
+        json.dumps([classes[code] for code in truth.of(row)], ensure_ascii=False) if truth.known[row] else None
+        for row in range(*rows.indices(len(predictions)))
+    ]
 
 
 def _numbers(values: NDArray[Any]) -> list[Any]:
@@ -129,8 +181,18 @@ def _write_parquet(path: Path, names: list[str], predictions: Predictions) -> No
         parquet.write_table(table, file)
 
 
-def read_predictions(path: Path, columns: Iterable[str] | None = None, *, ranked: bool = False) -> Predictions:
+def read_predictions(
+    path: Path,
+    columns: Iterable[str] | None = None,
+    *,
+    ranked: bool = False,
+    lists: bool = False,
+    labels: bool = True,
+) -> Predictions:
     """Read a table; of its metadata only `columns` (all when None), and top/score ranks only if `ranked`.
+
+    lists: take labels that are JSON lists, as `truth`. labels: whether labels have to be there and to share a name with
+    the predictions.
 
     Raises:
         InputError: no such file, not a table, no row, a missing or duplicated column, ragged rows, a cell of `key` or
@@ -143,7 +205,7 @@ def read_predictions(path: Path, columns: Iterable[str] | None = None, *, ranked
     with blame(path):
         header, blocks = open_table(path)
         wanted = _wanted(path, header, columns, ranked)
-        raw = _Raw(path, wanted)
+        raw = _Raw(path, wanted, lists=lists, labels=labels)
         for block in blocks(wanted):
             raw.add(block)
     return raw.finish()
@@ -168,8 +230,10 @@ def _wanted(path: Path, header: Sequence[str], columns: Iterable[str] | None, ra
 class _Raw:
     """Columns as they come in, block by block: names as codes, scores as floats."""
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
+    def __init__(self, path: Path, names: Sequence[str], *, lists: bool, labels: bool) -> None:
         self.path, self.names = path, names
+        self.lists, self.labels = lists, labels
+        self.heads: dict[str, str] = {}  # lists of predictions -> the first of them
         self.rows = 0
         self.keys: list[str] = []
         self.numeric = {n: array("d") for n in names if n.startswith("score") and is_reserved(n)}
@@ -210,11 +274,15 @@ class _Raw:
         if "" in self.keys:
             raise InputError(f"{self.path}: row {self.keys.index('') + 1} has no key")
         ranks = sorted(int(name[3:]) for name in self.codes if _RANKED.fullmatch(name))
-        shared, coded = self._classes(["label", "prediction", *(f"top{rank}" for rank in ranks)])
+        truths = self._label_lists() if self.lists else None
+        shared, coded = self._classes(["label", "prediction", *(f"top{rank}" for rank in ranks)], truths or ())
+        truth = None if truths is None else self._truth(truths, shared)
         missing = np.flatnonzero(coded["prediction"] < 0)
-        if len(missing):
+        if len(missing) and truth is None:
             raise InputError(f"{self.path}: row {missing[0] + 1} has no prediction")
-        self._check_names(coded["label"], coded["prediction"])
+        if self.labels:
+            answers = [coded["prediction"], *(coded[f"top{rank}"] for rank in ranks if truth is not None)]
+            self._check_names(coded["label"] if truth is None else truth.codes, answers)
         nothing = np.full(self.rows, np.nan)
         scores = {name: np.frombuffer(values) for name, values in self.numeric.items()}
         return Predictions(
@@ -228,12 +296,42 @@ class _Raw:
             if ranks
             else np.empty((self.rows, 0)),
             columns={name: self._metadata(name) for name in self.codes if not is_reserved(name)},
+            truth=truth,
         )
 
-    def _classes(self, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, NDArray[np.int32]]]:
+    def _label_lists(self) -> list[list[str] | None] | None:
+        """For each label as written its names (None: missing), if any is a list; predictions may be lists then too."""
+        written = list(self.coders["label"])
+        lists = [_as_list(text) for text in written]
+        if not any(found is not None for found in lists):
+            return None
+        for text in self.coders["prediction"]:
+            found = _as_list(text)
+            if found is not None:
+                self.heads[text] = found[0] if found else ""
+        return [[text] if found is None and text else found for text, found in zip(written, lists, strict=True)]
+
+    def _truth(self, written: list[list[str] | None], classes: tuple[str, ...]) -> Truth:
+        place = {name: code for code, name in enumerate(classes)}
+        unique = [sorted({place[name] for name in names}) for names in (names or [] for names in written)]
+        lengths, row = np.array([len(codes) for codes in unique]), np.frombuffer(self.codes["label"], dtype=np.int32)
+        flat = np.array([code for codes in unique for code in codes], dtype=np.int32)
+        starts = np.concatenate([[0], np.cumsum(lengths[row])]).astype(np.int64)
+        first = (np.cumsum(lengths) - lengths)[row]
+        source = np.arange(starts[-1]) + np.repeat(first - starts[:-1], lengths[row])
+        return Truth(starts, flat[source], np.array([names is not None for names in written])[row])
+
+    def _classes(
+        self, names: Sequence[str], truths: Sequence[list[str] | None]
+    ) -> tuple[tuple[str, ...], dict[str, NDArray[np.int32]]]:
         """The class names of all columns, sorted, and each column's codes into them; "" is no class."""
         tables = {name: _classes_as_written(list(self.coders[name])) for name in names}
-        classes = sort_names(itertools.chain.from_iterable(tables.values()))
+        if truths:
+            tables["label"] = [""] * len(tables["label"])
+            tables["prediction"] = [self.heads.get(text, text) for text in tables["prediction"]]
+        classes = sort_names(
+            itertools.chain(*tables.values(), itertools.chain.from_iterable(found or () for found in truths))
+        )
         classes = [name for name in classes if name]
         listed = next((name for name in classes if name.startswith("[") and _is_list(name)), None)
         if listed is not None:
@@ -247,11 +345,11 @@ class _Raw:
         }
         return tuple(classes), codes
 
-    def _check_names(self, label: NDArray[np.int32], prediction: NDArray[np.int32]) -> None:
+    def _check_names(self, label: NDArray[np.int32], answers: Sequence[NDArray[np.int32]]) -> None:
         known = set(np.unique(label[label >= 0]).tolist())
         if not known:
             raise InputError(f"{self.path}: no row has a label")
-        if not known & set(np.unique(prediction).tolist()):
+        if not any(known & set(np.unique(codes).tolist()) for codes in answers):
             raise InputError(
                 f"{self.path}: no prediction is ever the name of a label", "Write both columns with the same names"
             )
@@ -299,7 +397,15 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_list(text: str) -> bool:
+    return _as_list(text) is not None
+
+
+def _as_list(text: str) -> list[str] | None:
+    """The names in a JSON list, None where `text` is none."""
+    if not text.startswith("["):
+        return None
     try:
-        return isinstance(json.loads(text), list)
-    except ValueError:
-        return False
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return [name for item in value if (name := _plain(item))] if isinstance(value, list) else None

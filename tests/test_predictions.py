@@ -163,3 +163,49 @@ def test_parquet_without_pyarrow_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UsageError, match="parquet needs pyarrow"):
         write_predictions(tmp_path / "p.parquet", table())
     assert not list(tmp_path.iterdir())
+
+
+LISTS = (
+    'key,label,prediction,top1,top2\na,"[""cat"",""dog""]","[""dog"",""cat""]",dog,cat\nb,[],[],ant,cat\n'
+    'c,,cat,cat,ant\nd,dog,ant,ant,dog\ne,"[""cat"",""cat""]",cat,cat,dog\n'
+)
+
+
+def test_labels_that_are_lists(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(LISTS)
+    read = read_predictions(tmp_path / "p.csv", ranked=True, lists=True)
+    assert read.classes == ("ant", "cat", "dog")
+    assert read.truth is not None
+    assert [[read.classes[code] for code in read.truth.of(row)] for row in range(5)] == [
+        ["cat", "dog"], [], [], ["dog"], ["cat"],
+    ]  # fmt: skip
+    assert read.labelled.tolist() == [True, True, False, True, True]
+    assert read.is_a(1).tolist() == [True, False, False, False, True]
+    assert read.prediction.tolist() == [2, -1, 1, 0, 1]  # of a list the first
+    assert (read.label == -1).all()
+    write_predictions(tmp_path / "again.jsonl", read)
+    again = read_predictions(tmp_path / "again.jsonl", ranked=True, lists=True, labels=False)
+    assert again.truth is not None
+    for name in ("starts", "codes", "known"):
+        np.testing.assert_array_equal(getattr(again.truth, name), getattr(read.truth, name))
+    plain = read_predictions(tmp_path / "p.csv", lists=True, labels=False)
+    assert plain.truth is not None
+
+
+def test_lists_do_not_touch_plain_tables(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "p.csv", table())
+    read = read_predictions(tmp_path / "p.csv", ranked=True, lists=True)
+    assert read.truth is None
+    same(read, table())
+    assert read.labelled.all()
+    assert read.is_a(1).tolist() == [False, True, False]
+
+
+def test_labels_are_needed_only_where_they_are_judged(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("key,label,prediction\na,,cat\nb,,dog\n")
+    with pytest.raises(InputError, match="no row has a label"):
+        read_predictions(tmp_path / "p.csv")
+    assert read_predictions(tmp_path / "p.csv", labels=False).label.tolist() == [-1, -1]
+    (tmp_path / "p.csv").write_text('key,label,prediction\na,"[""x""]",cat\n')
+    with pytest.raises(InputError, match="ever the name of a label"):
+        read_predictions(tmp_path / "p.csv", lists=True)
