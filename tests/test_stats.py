@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
 from seerctl.stats import (
+    Estimate,
     adjust,
+    clustered,
+    correlation_of,
+    gap_limits,
     macro,
     macro_gap_z,
     newcombe,
     newcombe_z,
+    t_quantile,
     two_sided_p,
     wilson,
     wilson_z,
@@ -132,3 +138,71 @@ def test_holm_bounds_the_family_and_beats_bonferroni() -> None:
     bonferroni = np.array([adjust(row, "bonferroni") for row in p])
     assert (holm.min(1) <= 0.05).mean() <= 0.06
     assert (holm <= bonferroni).all()
+
+
+def test_an_estimate_of_a_plain_rate_has_wilsons_limits() -> None:
+    for events, trials in ((56, 70), (0, 62), (62, 62), (1, 29)):
+        p = events / trials
+        estimate = Estimate(p, p * (1 - p) / trials, worth=trials)
+        for alpha in (0.5, 0.05, 1e-6):
+            wanted = wilson(events, trials, alpha)
+            assert estimate.limits(alpha) == pytest.approx((float(wanted.low), float(wanted.high)), abs=1e-12)
+    other = Estimate(48 / 80, 0.6 * 0.4 / 80, worth=80)
+    wanted = newcombe(56, 70, 48, 80)
+    low, high = gap_limits(Estimate(0.8, 0.8 * 0.2 / 70, worth=70), other, 0.05)
+    assert (low, high) == pytest.approx((float(wanted.low), float(wanted.high)))
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        Estimate(0.9, 0.001), Estimate(1.0, 0.0, worth=20), Estimate(0.3, 0.02, freedom=2),
+        Estimate(-0.1, 0.004, floor=-1, ceiling=1, score=False), Estimate(0.2, 0.003, excess=0.05, score=False),
+        Estimate(0.4, 0.0), Estimate(0.5, math.inf, freedom=0),
+    ],
+)  # fmt: skip
+def test_limits_of_estimates_move_outwards(estimate: Estimate) -> None:
+    levels = [0.9, 0.5, 0.1, 0.05, 1e-3, 1e-6, 1e-12, 1e-40, 1e-200]
+    for limits in (estimate.limits, lambda a: gap_limits(estimate, Estimate(0.4, 0.01, freedom=9), a, -0.3)):
+        pairs = [limits(alpha) for alpha in levels]
+        assert all(low <= high for low, high in pairs)
+        assert all(after[0] <= before[0] and after[1] >= before[1] for before, after in itertools.pairwise(pairs))
+    low, high = estimate.limits(0.05)
+    assert low <= estimate.value <= high
+
+
+def test_student_and_normal_quantiles() -> None:
+    assert t_quantile(0.05, 2) == pytest.approx(4.302652729)
+    assert t_quantile(0.05) == pytest.approx(1.959963985)
+    assert t_quantile(1e-300, 3) > 1e60  # far beyond any doubt, not NaN
+    assert t_quantile(0.05, 0) == t_quantile(0.05, 1)  # a single cluster has no variance of its own: see `clustered`
+
+
+def test_clustered_variance_by_hand() -> None:
+    influence = np.array([1.0, -1.0, 2.0, -2.0])
+    assert clustered(influence, None) == (10 / 16, 4)
+    # totals 0 and 0 of two clusters, then 3 and -3: (9 + 9)/16 * 2/1
+    assert clustered(influence, np.array([7, 7, 9, 9])) == (0.0, 2)
+    assert clustered(influence, np.array([0, 1, 0, 1])) == (18 / 16 * 2, 2)
+    assert clustered(influence, np.array([3, 3, 3, 3])) == (math.inf, 1)
+    one, other = np.array([0, 1, 1]), np.array([0, 1])
+    assert correlation_of(np.array([1.0, 0.0, -1.0]), one, np.array([1.0, -1.0]), other) == pytest.approx(1.0)
+    assert correlation_of(np.array([1.0, 0.0, -1.0]), one, np.array([0.0, 0.0]), other) == 0.0
+
+
+def test_coverage_of_clustered_rates() -> None:
+    """60 households of 1 to 15 pictures, half of the variance between households."""
+    generator = np.random.default_rng(3)
+    rows = np.repeat(np.arange(60), generator.integers(1, 16, 60))
+    covered = {"clusters": 0, "rows": 0}
+    sets = 1500
+    for _ in range(sets):
+        hits = (generator.random(len(rows)) < generator.beta(0.7, 0.3, 60)[rows]).astype(float)
+        p, influence = hits.mean(), hits - hits.mean()
+        for name, clusters in (("clusters", rows), ("rows", None)):
+            variance, units = clustered(influence, clusters)
+            freedom = units - 1 if clusters is not None else math.inf
+            low, high = Estimate(p, variance, worth=len(rows), freedom=freedom).limits(0.05)
+            covered[name] += low <= 0.7 <= high
+    assert covered["clusters"] / sets == pytest.approx(0.95, abs=0.02)
+    assert covered["rows"] / sets < 0.8  # what not knowing of households costs
