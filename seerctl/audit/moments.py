@@ -9,6 +9,7 @@ Source: I. Alabdulmohsin et al., CLIP the Bias: How Useful is Balancing Data in 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -47,8 +48,11 @@ class Programme:
 
     def __post_init__(self) -> None:
         rows, width = len(self.mass), self.centred.shape[1]
-        assert self.centred.shape == (rows, width) and self.eps.shape == (1 + self.labels.shape[1], width)
-        assert len(self.starts) == len(self.labels) + 1 and self.starts[0] == 0 and self.starts[-1] == rows
+        assert self.centred.shape == (rows, width)
+        assert self.eps.shape == (1 + self.labels.shape[1], width)
+        assert len(self.starts) == len(self.labels) + 1
+        assert self.starts[0] == 0
+        assert self.starts[-1] == rows
 
     @property
     def largest(self) -> float:
@@ -140,7 +144,7 @@ class _Dual:
     def spans(self) -> Iterator[tuple[int, slice]]:
         """The patterns of each row of labels."""
         starts = self.p.starts.tolist()
-        return ((j, slice(start, end)) for j, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)))
+        return ((j, slice(start, end)) for j, (start, end) in enumerate(itertools.pairwise(starts)))
 
     def forward(self, multipliers: Floats) -> Floats:
         """(P,) z of every pattern."""

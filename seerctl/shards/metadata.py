@@ -6,6 +6,7 @@ the distinct names of text columns.
 
 from __future__ import annotations
 
+import itertools
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -54,9 +55,7 @@ def check_columns(shards: ShardSet, names: Sequence[str]) -> None:
             raise UsageError(f"{shards.location}: no column '{name}'", did_you_mean(name, shards.columns))
 
 
-def read_metadata(
-    shards: ShardSet, names: Sequence[str], progress: Callable[[int], None] | None = None
-) -> Metadata:
+def read_metadata(shards: ShardSet, names: Sequence[str], progress: Callable[[int], None] | None = None) -> Metadata:
     """Keys and the columns `names` of every sample; `progress` hears how many samples were read.
 
     Raises:
@@ -106,7 +105,7 @@ def _shard(path: Path, entry: dict[str, Any]) -> Iterator[tuple[bytes, dict[str,
     where = str(path)
     with blame(path):
         try:
-            for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+            for start, end in itertools.pairwise(offsets):
                 key, size = _first(descriptor, start, where)
                 second = start + BLOCK + padded(size)
                 if not second < end:
@@ -143,7 +142,7 @@ def _open(path: Path, entry: dict[str, Any]) -> tuple[int, array[int]]:
             if size != entry["filesize"]:
                 raise InputError(f"{path}: {size} bytes, not {entry['filesize']}", _DAMAGE)
             offsets = read_offsets(path)
-            in_order = all(start < end for start, end in zip(offsets[:-1], offsets[1:], strict=True))
+            in_order = all(start < end for start, end in itertools.pairwise(offsets))
             if len(offsets) != entry["nsamples"] + 1 or offsets[0] != 0 or not in_order or offsets[-1] > size:
                 raise InputError(f"{path}.idx: not the offsets of {entry['nsamples']} samples", _DAMAGE)
         except BaseException:
