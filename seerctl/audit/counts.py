@@ -41,6 +41,39 @@ class GroupCounts:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupRows:
+    """Which group each of N rows is of: codes (N,) into `groups`, -1 where a column of `grouping` has no value."""
+
+    grouping: Grouping
+    groups: tuple[tuple[str, ...], ...]
+    codes: NDArray[np.intp]
+
+    def only(self, rows: NDArray[np.bool_]) -> GroupRows:
+        """The same groups, with the rows outside the mask `rows` in none of them."""
+        return GroupRows(self.grouping, self.groups, np.where(rows, self.codes, -1))
+
+
+def group_rows(columns: Mapping[str, Column], grouping: Grouping, rows: int) -> GroupRows:
+    """The group of each of `rows` rows, for the groups that have any; without columns, all are one group."""
+    cell, known = np.zeros(rows, dtype=np.intp), np.ones(rows, dtype=np.bool_)
+    coded = [columns[name].coded() for name in grouping]
+    for column in coded:
+        cell = cell * max(1, len(column.categories or ())) + np.maximum(column.values, 0)
+        known &= column.values >= 0
+    there, inverse = np.unique(cell[known], return_inverse=True)
+    codes = np.full(rows, -1, dtype=np.intp)
+    codes[known] = inverse
+    levels = [column.categories or () for column in coded]
+    places = np.unravel_index(there, tuple(map(len, levels))) if grouping and len(there) else [[]] * len(grouping)
+    named = zip(*places, strict=True) if grouping else [()] * len(there)
+    return GroupRows(
+        grouping,
+        tuple(tuple(level[int(code)] for level, code in zip(levels, at, strict=True)) for at in named),
+        codes,
+    )
+
+
 def count(
     label: NDArray[np.int32],
     prediction: NDArray[np.int32],

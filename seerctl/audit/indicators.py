@@ -6,13 +6,17 @@ With more than two classes, each class is "positive" in turn (one against the re
 |----------------|---------------------------|--------------------|
 | accuracy       | label = prediction        | rows               |
 | tpr            | label = prediction = c    | rows labelled c    |
+| fnr            | label = c, prediction not | rows labelled c    |
 | fpr            | prediction = c, label not | rows not labelled c|
 | precision      | label = prediction = c    | rows predicted c   |
+| npv            | neither is c              | rows not predicted c|
 | selection_rate | prediction = c            | rows               |
 
-accuracy is over all classes at once. tpr, fpr and precision can be averaged over the classes (`average = "macro"`: the
-unweighted mean over the classes that have trials on both sides of a comparison; macro tpr is balanced accuracy). The
-selection rates of all classes sum to 1 in every group, so their mean says nothing and is refused.
+accuracy is over all classes at once. All but the selection rate can be averaged over the classes (`average = "macro"`:
+the unweighted mean over the classes that have trials on both sides of a comparison; macro tpr is balanced accuracy).
+The selection rates of all classes sum to 1 in every group, so their mean says nothing and is refused. Equal precision
+in all groups is predictive parity, equal tpr is equal opportunity, equal tpr and fpr are equalised odds, equal
+selection rates demographic parity.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import numpy as np
 
 from seerctl.audit.counts import Counts, GroupCounts
 
-MetricName = Literal["accuracy", "tpr", "fpr", "precision", "selection_rate"]
+MetricName = Literal["accuracy", "tpr", "fnr", "fpr", "precision", "npv", "selection_rate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,19 @@ def _rows(counts: GroupCounts) -> Counts:
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("accuracy", lambda c: (c.correct.sum(1)[:, None], c.n[:, None]), False, False, False, True),
     "tpr": Metric("true positive rate", lambda c: (c.correct, c.labelled), True, True, True, True),
+    "fnr": Metric("false negative rate", lambda c: (c.labelled - c.correct, c.labelled), True, True, True, False),
     "fpr": Metric(
         "false positive rate", lambda c: (c.predicted - c.correct, _rows(c) - c.labelled), True, True, True, False
     ),
     "precision": Metric("precision", lambda c: (c.correct, c.predicted), True, True, True, True),
+    "npv": Metric(
+        "negative predictive value",
+        lambda c: (_rows(c) - c.labelled - c.predicted + c.correct, _rows(c) - c.predicted),
+        True,
+        True,
+        True,
+        True,
+    ),
     "selection_rate": Metric("selection rate", lambda c: (c.predicted, _rows(c)), True, False, False, None),
 }
 

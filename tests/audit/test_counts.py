@@ -5,11 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from fairlearn.metrics import MetricFrame, false_positive_rate, selection_rate, true_positive_rate
+from fairlearn.metrics import (
+    MetricFrame,
+    false_negative_rate,
+    false_positive_rate,
+    selection_rate,
+    true_positive_rate,
+)
 from sklearn.metrics import accuracy_score, precision_score, recall_score
 
 from seerctl.audit import counts as module
-from seerctl.audit.counts import GroupCounts, count
+from seerctl.audit.counts import GroupCounts, count, group_rows
 from seerctl.audit.indicators import METRICS, default_positive
 from seerctl.columns import Column
 
@@ -37,7 +43,8 @@ def test_rates_equal_fairlearns() -> None:
     frame = pd.DataFrame({name: column.texts() for name, column in columns.items()})
     metrics = {
         "accuracy": accuracy_score, "tpr": true_positive_rate, "fpr": false_positive_rate,
-        "selection_rate": selection_rate, "precision": precision_score,
+        "selection_rate": selection_rate, "precision": precision_score, "fnr": false_negative_rate,
+        "npv": lambda is_so, said: precision_score(1 - is_so, 1 - said),
     }  # fmt: skip
     found = count(label, prediction, 2, columns, GROUPINGS)
     for grouping in GROUPINGS:
@@ -102,3 +109,19 @@ def test_the_positive_class_by_its_name() -> None:
     assert default_positive(("cat", "dog")) is None
     assert default_positive(("0", "1", "2")) is None
     assert default_positive(("1", "true")) is None
+
+
+def test_rows_of_groups() -> None:
+    _, _, columns = table(500, 2)
+    columns["year"] = Column(np.where(np.arange(500) % 9, np.arange(500) % 3 + 2000.0, np.nan))
+    for grouping in [("skin",), ("year", "gender"), ("gender", "skin", "age")]:
+        found = group_rows(columns, grouping, 500)
+        texts = list(zip(*(columns[name].texts() for name in grouping), strict=True))
+        for row, code in enumerate(found.codes):
+            assert (found.groups[code] if code >= 0 else None) == (texts[row] if all(texts[row]) else None)
+        assert len(found.groups) == len(set(found.groups)) == found.codes.max() + 1
+    everyone = group_rows(columns, (), 500)
+    assert (everyone.groups, set(everyone.codes)) == (((),), {0})
+    assert (everyone.only(np.arange(500) < 9).codes >= 0).sum() == 9
+    nobody = Column(np.full(3, -1, dtype=np.int32), ())
+    assert group_rows({"g": nobody}, ("g",), 3).groups == ()
