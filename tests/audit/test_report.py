@@ -15,7 +15,7 @@ import pytest
 
 from seerctl.audit.fairness import audit_fairness
 from seerctl.audit.policy import load_policy
-from seerctl.audit.report import FILES, MAX_MARKDOWN, append_step_summary, junit, markdown, save, text
+from seerctl.audit.report import FILES, MAX_MARKDOWN, PAGE, append_step_summary, junit, markdown, save, text
 from seerctl.errors import InputError, UsageError
 
 OWN = '[[check]]\nid = "acc"\nmetric = "accuracy"\n'
@@ -140,7 +140,7 @@ def test_files_hold_the_same_and_hostile_names_stay_text(tmp_path: Path, monkeyp
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     report = report_on(predictions(tmp_path, HOSTILE, rows=4000), tmp_path)
     save(report, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*FILES, PAGE])
     saved = json.loads((tmp_path / "out" / "report.json").read_text())
     assert saved == {**report, "created": "2023-11-14T22:13:20Z"}
     body = (tmp_path / "out" / "report.md").read_text()
@@ -149,7 +149,7 @@ def test_files_hold_the_same_and_hostile_names_stay_text(tmp_path: Path, monkeyp
     assert "[link]" not in body
     assert "\\@all" in body
     tables = [line for line in body.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in tables} == {5, 8}
+    assert {line.replace("\\|", "").count("|") for line in tables} == {6, 8}
     suites = ET.parse(tmp_path / "out" / "junit.xml").getroot()
     assert [suite.get("name") for suite in suites] == [check["id"] for check in report["checks"]]
     assert suites[0].get("timestamp") == "2023-11-14T22:13:20"

@@ -38,7 +38,9 @@ def test_pass_fail_and_inconclusive(cli: Run, table: Callable[..., Path], tmp_pa
     done = cli(*audit(table(), "--groups", "group", "-o", tmp_path / "out"))
     assert done.exit_code == 0, done.stderr
     assert "verdict: PASS" in done.stdout
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["junit.xml", "report.json", "report.md"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "card.md", "junit.xml", "report.html", "report.json", "report.md",
+    ]  # fmt: skip
     done = cli(*audit(table((0.9, 0.7)), "--groups", "group"))
     assert done.exit_code == 3
     assert "group=b" in done.stderr
