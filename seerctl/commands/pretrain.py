@@ -135,9 +135,9 @@ def _report(done: Summary, output: Path, output_format: str) -> None:
 
 
 def _dry_run(recipe: Recipe, place: Layout, data: str | None, output_format: str) -> int:
+    from seerctl.device import pick_device
     from seerctl.shards.index import ShardSet
     from seerctl.train.estimate import plan, plan_text
-    from seerctl.train.world import pick_device
 
     samples = len(ShardSet.open(data)) if data else None
     result = plan(recipe, place.nodes, place.per_node, pick_device(recipe.run.device), samples)

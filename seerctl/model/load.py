@@ -13,9 +13,9 @@ from torchvision.models import get_model_weights
 
 from seerctl.errors import EnvironmentFault, InputError, did_you_mean
 from seerctl.files import sha256_file
-from seerctl.model.init import init_weights
+from seerctl.model.init import fill, init_weights
 from seerctl.model.regnet import Trunk, build_trunk
-from seerctl.model.sizes import TORCHVISION_SIZES, name_of
+from seerctl.model.sizes import TORCHVISION_SIZES, RegNetSize, name_of
 from seerctl.model.weights import check_size, load_into, load_weights, size_of, state_sha256
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -53,6 +53,29 @@ def load_model(spec: str) -> LoadedModel:
         if not path.exists():
             raise InputError(f"{spec}: holds no {WEIGHTS_FILE}", "It is written when training ends: run pretrain again")
     return _from_file(path, name="")
+
+
+def fill_model(model: nn.Module, path: Path, size: RegNetSize) -> bool:
+    """Fill trunk and head of a model in training, sharded or not, from a run or a file; whether the head was taken.
+
+    The head is taken where all its shapes are the model's, and left as it was otherwise.
+
+    Raises:
+        InputError: weights that are damaged or of another size than `size`.
+    """
+    weights = load_weights(path / WEIGHTS_FILE if path.is_dir() else path)
+    check_size(size_of(weights.trunk, str(path)), size, str(path))
+    for name, value in model.get_submodule("trunk").state_dict().items():
+        if name in weights.trunk:
+            fill(value, weights.trunk[name])
+    head = model.get_submodule("head").state_dict()
+    same = {name: value.shape for name, value in head.items()} == {
+        name: value.shape for name, value in weights.head.items()
+    }
+    if same:
+        for name, value in head.items():
+            fill(value, weights.head[name])
+    return same
 
 
 def _from_file(path: Path, name: str) -> LoadedModel:

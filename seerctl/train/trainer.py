@@ -17,9 +17,9 @@ from torch.distributed.tensor import DTensor
 from seerctl import __version__
 from seerctl.errors import Diverged, Saved
 from seerctl.files import write_json
-from seerctl.model.init import fill
+from seerctl.model.load import fill_model
 from seerctl.model.sizes import size_named
-from seerctl.model.weights import check_size, load_weights, save_weights, size_of
+from seerctl.model.weights import save_weights
 from seerctl.recipe import Recipe, dump
 from seerctl.shards.index import ShardSet
 from seerctl.train import checkpoint
@@ -206,23 +206,10 @@ class Trainer:
             checkpoint.load(path, checkpoint.tensors_of(self.model, self.optimizer), self.world)
             self.step = self._saved = int(facts["step"])
         elif init is not None:
-            self._initialise(init)
+            head_taken = fill_model(self.model, init, size_named(self.recipe.model.size))
+            if not head_taken and self.world.first:
+                _log.warning("%s: only the trunk was taken, its head is not this recipe's", init)
         self.world.on_first(lambda: self.run.metrics.truncate(self.step))
-
-    def _initialise(self, path: Path) -> None:
-        weights = load_weights(path / "weights.safetensors" if path.is_dir() else path)
-        check_size(size_of(weights.trunk, str(path)), size_named(self.recipe.model.size), str(path))
-        for name, value in self.model.trunk.state_dict().items():
-            if name in weights.trunk:
-                fill(value, weights.trunk[name])
-        head = self.model.head.state_dict()
-        if {key: value.shape for key, value in head.items()} == {
-            key: value.shape for key, value in weights.head.items()
-        }:
-            for name, value in head.items():
-                fill(value, weights.head[name])
-        elif self.world.first:
-            _log.warning("%s: only the trunk was taken, its head is not this recipe's", path)
 
     def _finish(self) -> None:
         state = whole_state(self.model, self.world)

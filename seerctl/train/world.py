@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from seerctl.errors import EnvironmentFault, SeerctlError, UsageError
+from seerctl.device import pick_device
+from seerctl.errors import EnvironmentFault, SeerctlError
 
 T = TypeVar("T")
 
@@ -90,22 +91,6 @@ def rebuilt(fault: Fault) -> SeerctlError:
     return kind(message, hint)
 
 
-def pick_device(choice: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> torch.device:
-    """The device of a process.
-
-    Raises:
-        UsageError: a GPU is asked for and there is none for this process.
-    """
-    gpus = torch.cuda.device_count() if choice != "cpu" and torch.cuda.is_available() else 0
-    if choice == "cuda" and gpus == 0:
-        raise UsageError("run.device is 'cuda', but this machine has no usable GPU", "Pass --set run.device=cpu")
-    if not gpus:
-        return torch.device("cpu")
-    if local_rank >= gpus:
-        raise UsageError(f"process {local_rank} of this node has no GPU: there are {gpus}", "Start as many as GPUs")
-    return torch.device("cuda", local_rank)
-
-
 @contextlib.contextmanager
 def join(device: Literal["auto", "cpu", "cuda"], timeout_minutes: float) -> Iterator[World]:
     """This process's `World`: from torchrun's environment (RANK, WORLD_SIZE, ...), else alone.
@@ -160,7 +145,7 @@ def _from_environment(device: Literal["auto", "cpu", "cuda"]) -> World:
         size=number("WORLD_SIZE", 1),
         local_rank=local_rank,
         local_size=number("LOCAL_WORLD_SIZE", 1),
-        device=pick_device(device, local_rank),
+        device=pick_device(device, local_rank, shared=False),
     )
 
 

@@ -12,13 +12,14 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from seerctl.device import pick_device
 from seerctl.errors import UsageError
 from seerctl.model.batchnorm import SyncBatchNorm
 from seerctl.recipe import load_recipe
 from seerctl.train import parallel
 from seerctl.train.estimate import estimate
 from seerctl.train.parallel import assemble, batchnorm_group, checkpoint_blocks, prepare_model, shard
-from seerctl.train.world import World, computes_in_bf16, join, pick_device
+from seerctl.train.world import World, computes_in_bf16, join
 from tests.training import small_recipe
 
 
@@ -105,7 +106,7 @@ def test_devices() -> None:
     assert pick_device("cpu", 3) == torch.device("cpu")
     if not torch.cuda.is_available():
         assert pick_device("auto") == torch.device("cpu")
-        with pytest.raises(UsageError, match="no usable GPU"):
+        with pytest.raises(UsageError, match="no such GPU"):
             pick_device("cuda")
 
 
