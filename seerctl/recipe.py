@@ -46,10 +46,15 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """`batch` images a step over all ranks; `workers` loader processes a rank (auto: its share of the cores)."""
+    """`batch` images a step over all ranks; `workers` loader processes a rank (auto: its share of the cores).
+
+    `weights`: a file (.h5, .csv, .jsonl, .parquet), or a numeric column of the set: how often each sample is to come.
+    Empty: once an epoch each.
+    """
 
     batch: int = 256
     workers: int | Literal["auto"] = "auto"
+    weights: str = ""
 
     def __post_init__(self) -> None:
         _require(self.batch >= 2, "batch must be at least 2")

@@ -152,7 +152,7 @@ class _Dual:
         z = np.empty(len(self.p.mass))
         for j, span in self.spans():
             z[span] = self.p.centred[span] @ by_labels[j]
-        return z + multipliers[-1]
+        return np.asarray(z + multipliers[-1])
 
     def backward(self, weights: Floats) -> Floats:
         """The moments of (P,) weights, their sum last."""

@@ -17,16 +17,20 @@ from webdataset import DataPipeline
 
 from seerctl.errors import InputError
 from seerctl.shards.index import Sample, ShardSet
-from seerctl.shards.plan import ReadingPlan
+from seerctl.shards.plan import ReadingPlan, WeightedPlan
 
 
 @dataclass(slots=True)
 class StepBatch:
-    """One rank's part of a global step: `epochs` and `indices` are int64 (batch // world,), parallel to `samples`."""
+    """One rank's part of a global step: `epochs`, `indices` and `copies` are int64 (batch // world,), as `samples`.
+
+    `copies` counts how often the sample came before in the same epoch: 0 but where samples are drawn by weights.
+    """
 
     step: int
     epochs: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int64]
+    copies: npt.NDArray[np.int64]
     samples: list[Sample]
 
 
@@ -66,16 +70,22 @@ class Steps(IterableDataset[StepBatch]):
     in order whatever W is.
     """
 
-    def __init__(self, shards: ShardSet, plan: ReadingPlan, part: Slice) -> None:
+    def __init__(self, shards: ShardSet, plan: ReadingPlan | WeightedPlan, part: Slice) -> None:
         self.shards, self.plan, self.part = shards, plan, part
 
     def read(self, step: int) -> StepBatch:
         """This rank's part of `step`."""
-        epochs, indices = self.plan.step(step, self.part.batch)
-        epochs, indices = epochs[self.part.places], indices[self.part.places]
+        epochs, indices, copies = self._places(step)
         # Read in the order of the disk, hand over in the order of the plan.
         read = {index: self.shards.read(index) for index in np.unique(indices).tolist()}
-        return StepBatch(step, epochs, indices, [read[index] for index in indices.tolist()])
+        return StepBatch(step, epochs, indices, copies, [read[index] for index in indices.tolist()])
+
+    def _places(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(epochs, samples, copies) of this rank's places in `step`."""
+        if isinstance(self.plan, WeightedPlan):
+            return self.plan.step(step, self.part.batch, self.part.places)
+        epochs, indices = self.plan.step(step, self.part.batch, self.part.places)
+        return epochs, indices, np.zeros_like(indices)
 
     def __iter__(self) -> Iterator[StepBatch]:
         worker = get_worker_info()
@@ -96,17 +106,20 @@ def pipeline(
     rank: int = 0,
     world: int = 1,
     stages: Sequence[Callable[..., Any]] = (),
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> DataPipeline:
     """Steps [start, stop) of global batch size `batch`, this rank's contiguous slice of each, then the user's stages.
 
-    Endless without `stop`. In a `DataLoader(..., batch_size=None, num_workers=any)` the steps come in the same order.
+    `weights` (N,) in the order of the index: how often each sample is to come, see `plan.WeightedPlan`; without them
+    each comes once an epoch. Endless without `stop`. In a `DataLoader(..., batch_size=None, num_workers=any)` the steps
+    come in the same order.
 
     Raises:
         InputError: the set is empty; while iterating: a damaged or missing shard.
-        ValueError: `batch` is not a positive multiple of `world`.
+        ValueError: `batch` is not a positive multiple of `world`, or the weights are not N usable numbers.
     """
     part = Slice(batch, start, stop, rank, world)
     if not len(shards):
         raise InputError(f"{shards.location}: the shard set is empty", "Choose another split or larger shares")
     plan = ReadingPlan(len(shards), shards.sha256, seed)
-    return DataPipeline(Steps(shards, plan, part), *stages)
+    return DataPipeline(Steps(shards, plan if weights is None else WeightedPlan(plan, weights), part), *stages)

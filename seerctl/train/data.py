@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -43,11 +45,11 @@ class CropBatch:
 
 
 class Views:
-    """The pipeline stage that turns samples into crops; views depend on (seed, epoch, sample) alone."""
+    """The pipeline stage that turns samples into crops; views depend on (seed, epoch, sample, copy) alone."""
 
-    def __init__(self, recipe: Recipe, location: str) -> None:
+    def __init__(self, recipe: Recipe, shards: ShardSet) -> None:
         self.multicrop = MultiCrop(recipe.augment, recipe.run.seed)
-        self.location = location
+        self.location, self.samples = shards.location, len(shards)
 
     def __call__(self, batches: Iterable[StepBatch]) -> Iterator[CropBatch]:
         """Crops of every batch; after a fault, one last batch that carries it."""
@@ -72,17 +74,27 @@ class Views:
                     f"{self.location}: sample {sample.key} cannot be decoded ({error})",
                     "Write the set again from 'seerctl ingest --check decode'",
                 ) from None
-        crops = self.multicrop(images, batch.indices, batch.epochs)
+        draws = batch.indices + self.samples * batch.copies  # a sample that comes twice is seen in two ways
+        crops = self.multicrop(images, draws, batch.epochs)
         return CropBatch(batch.step, int(batch.epochs[0]), [sample.key for sample in batch.samples], crops)
 
 
-def loader(shards: ShardSet, recipe: Recipe, world: World, start: int, stop: int) -> Iterator[CropBatch]:
+def loader(
+    shards: ShardSet,
+    recipe: Recipe,
+    world: World,
+    start: int,
+    stop: int,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> Iterator[CropBatch]:
     """The crops of steps [start, stop) for this rank, in order, made ahead by `data.workers` processes.
+
+    `weights` (N,): how often each sample is to come, in the order of the index; without them once an epoch.
 
     Raises:
         SeerctlError: what went wrong while reading, as a worker met it.
     """
-    stages = [Views(recipe, shards.location)]
+    stages = [Views(recipe, shards)]
     steps = pipeline(
         shards,
         batch=recipe.data.batch,
@@ -92,6 +104,7 @@ def loader(shards: ShardSet, recipe: Recipe, world: World, start: int, stop: int
         rank=world.rank,
         world=world.size,
         stages=stages,
+        weights=weights,
     )
     workers = min(worker_count(recipe, world), max(stop - start, 0))
     options: dict[str, Any] = {"worker_init_fn": _quiet_worker, "prefetch_factor": 2} if workers else {}

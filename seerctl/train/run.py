@@ -16,6 +16,7 @@ from seerctl.recipe import Recipe, differences, dump, load_recipe
 from seerctl.shards.index import ShardSet
 from seerctl.shards.lock import LOCK
 from seerctl.train.metrics import Metrics
+from seerctl.weighting import Sampling
 
 _RECIPE, _FACTS = "recipe.toml", "run.json"
 
@@ -48,14 +49,20 @@ class RunDirectory:
         with blame(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
-    def prepare(self, recipe: Recipe, shards: ShardSet) -> None:
-        """Claim an empty directory, or check that the run in it is of the same recipe and data.
+    def prepare(self, recipe: Recipe, shards: ShardSet, sampling: Sampling | None = None) -> None:
+        """Claim an empty directory, or check that the run in it is of the same recipe, data and sample weights.
 
         Raises:
             UsageError: it holds something else; of another recipe, the message shows the keys that differ.
             EnvironmentFault: it cannot be written.
         """
-        facts = {"schema": "seer-run-1", "seerctl": __version__, "data": shards.location, "index_sha256": shards.sha256}
+        facts = {
+            "schema": "seer-run-1",
+            "seerctl": __version__,
+            "data": shards.location,
+            "index_sha256": shards.sha256,
+            **({"sample_weights": {"source": sampling.source, "sha256": sampling.sha256}} if sampling else {}),
+        }
         with blame(self.path):
             if not (self.path / _RECIPE).exists():
                 if any(entry.name != LOCK for entry in self.path.iterdir()):
@@ -64,16 +71,18 @@ class RunDirectory:
                 with atomic_write(self.path / _RECIPE, "w") as file:
                     file.write(dump(recipe))
                 return
-        self._check(recipe, shards)
+        self._check(recipe, shards, sampling)
 
-    def _check(self, recipe: Recipe, shards: ShardSet) -> None:
+    def _check(self, recipe: Recipe, shards: ShardSet, sampling: Sampling | None) -> None:
         hint = "Pass --fresh to start over in a new place, or choose another output"
         changed = differences(load_recipe(self.path / _RECIPE), recipe)
         if changed:
             raise UsageError(f"{self.path}: holds a run of another recipe ({'; '.join(changed)})", hint)
-        index = read_json(self.path / _FACTS).get("index_sha256")
-        if index != shards.sha256:
+        facts = read_json(self.path / _FACTS)
+        if facts.get("index_sha256") != shards.sha256:
             raise UsageError(f"{self.path}: holds a run on other data than {shards.location}", hint)
+        if facts.get("sample_weights", {}).get("sha256") != (sampling.sha256 if sampling else None):
+            raise UsageError(f"{self.path}: holds a run by other sample weights than {recipe.data.weights}", hint)
 
 
 def fresh_place(path: Path) -> Path:

@@ -21,6 +21,7 @@ from seerctl.train.run import RunDirectory
 from seerctl.train.steps import check_batch, total_steps
 from seerctl.train.trainer import Trainer
 from seerctl.train.world import World, join
+from seerctl.weighting import load_sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,15 @@ def train(
     Under torchrun every rank calls this; alone it is the whole run. `progress` hears the images of each step.
 
     Raises:
-        UsageError: the directory holds another run, or the batch does not divide over the ranks.
+        UsageError: the directory holds another run, the batch does not divide over the ranks, or `data.weights` is not
+            of this set.
         GateFailed: the state does not fit into memory.
         InputError: `data` or `init` is missing, damaged or of another size.
         EnvironmentFault: the directory cannot be written, another process writes there, or a rank was lost.
         Saved, Diverged: see `Trainer.fit`.
     """
     shards, run = ShardSet.open(data), RunDirectory(output)
+    sampling = load_sampling(shards, recipe.data.weights) if recipe.data.weights else None
     with (
         join(recipe.run.device, recipe.parallel.timeout_minutes) as world,
         _lost_ranks(world),
@@ -64,8 +67,8 @@ def train(
         check_batch(recipe.data.batch, world.size)
         check_fits(recipe, world)
         world.on_first(lambda: stack.enter_context(_claimed(run)))
-        world.on_first(lambda: run.prepare(recipe, shards))
-        trainer = Trainer(recipe, shards, run, world, init=init, progress=progress)
+        world.on_first(lambda: run.prepare(recipe, shards, sampling))
+        trainer = Trainer(recipe, shards, run, world, init=init, progress=progress, sampling=sampling)
         start, began = trainer.step, time.monotonic()
         trainer.fit()
         images = (trainer.step - start) * recipe.data.batch

@@ -32,6 +32,7 @@ from seerctl.train.run import RunDirectory
 from seerctl.train.signals import StopSignals
 from seerctl.train.steps import check_batch, total_steps
 from seerctl.train.world import World
+from seerctl.weighting import Sampling
 
 _log = logging.getLogger("seerctl")
 _SUSPICIOUS_ROWS = 5  # metrics rows in a row that must look collapsed before it is said
@@ -58,6 +59,7 @@ class Trainer:
         *,
         init: Path | None = None,
         progress: Callable[[int], None] | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
         """Build the model, then fill it from the newest checkpoint of `run`, from `init`, or from the seed.
 
@@ -67,6 +69,7 @@ class Trainer:
         """
         check_batch(recipe.data.batch, world.size)
         self.recipe, self.shards, self.run, self.world, self.progress = recipe, shards, run, world, progress
+        self.sampling = sampling
         self.steps = total_steps(recipe, len(shards))
         self.peak = peak_lr(recipe.optim, recipe.data.batch)
         self.model = prepare_model(recipe, world)
@@ -94,7 +97,8 @@ class Trainer:
         self.model.train()
         with StopSignals() as signals:
             self._clock = Clock(time.perf_counter())
-            for batch in self._timed(loader(self.shards, self.recipe, self.world, self.step, self.steps)):
+            weights = self.sampling.weight if self.sampling else None
+            for batch in self._timed(loader(self.shards, self.recipe, self.world, self.step, self.steps, weights)):
                 found = self.forward_backward(batch)
                 stopping = self._agree(batch, found["loss"], signals.reason)
                 self.update(found)
@@ -221,6 +225,7 @@ class Trainer:
                 "step": str(self.step),
                 "recipe": dump(recipe),
                 "index_sha256": self.shards.sha256,
+                **({"sample_weights_sha256": self.sampling.sha256} if self.sampling else {}),
                 "crop_size": str(recipe.augment.crops[0].size),
             }
             save_weights(self.run.weights, state, metadata)
