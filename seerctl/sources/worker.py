@@ -112,7 +112,7 @@ def receive(channel: socket.socket, count: int) -> bytearray | None:
     return buffer
 
 
-def _limit_memory(allowance: int) -> None:
+def limit_memory(allowance: int) -> None:
     """Let the address space grow by `allowance` bytes and no more (where the system counts it)."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
@@ -134,7 +134,7 @@ class _Examiner:
         self._slot, self._options, self._limits, self._examine = slot, options, limits, examine
         self._begun = 0
         self._path, self._file = "", -1
-        _limit_memory(limits.memory)
+        limit_memory(limits.memory)
 
     def run(self, items: list[Item]) -> tuple[dict[str, Any], bytes, bytes]:
         """The answer to one batch: (number, reason, detail) of the rejects; digests and raw records of the others."""
