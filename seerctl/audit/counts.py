@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from seerctl.columns import Column
 
 JOINT_CELLS = 1 << 22  # up to here all groupings come from one joint table of counts
+_ROWS = 1 << 15
 
 Counts = NDArray[np.int64]
 Grouping = tuple[str, ...]
@@ -85,26 +86,31 @@ def count(
     names = list(dict.fromkeys(name for grouping in groupings for name in grouping))
     sizes = [len(columns[name].categories or ()) + 1 for name in names]  # one more for missing values
     if math.prod(sizes) * classes**2 <= JOINT_CELLS:
-        table = _tabulate([columns[name].values for name in names], sizes, label, prediction, classes)
+        codes = [*(columns[name].values for name in names), label, prediction]
+        table = tabulate(codes, [*sizes, classes, classes])
         return {grouping: _from_joint(table, names, grouping, columns) for grouping in groupings}
     return {grouping: _one(grouping, columns, label, prediction, classes) for grouping in groupings}
 
 
-def _tabulate(
-    codes: Sequence[NDArray[np.int32]], sizes: Sequence[int], label: NDArray[np.int32], prediction: NDArray[np.int32],
-    classes: int,
-) -> Counts:  # fmt: skip
-    """The joint table (sizes..., C, C); a missing value (-1) is counted in the last place of its axis."""
-    cell = np.zeros(len(label), dtype=np.intp)
-    for values, size in zip(codes, sizes, strict=True):
-        cell *= size
-        cell += values
-        cell += (values < 0) * size
-    for values in (label, prediction):
-        cell *= classes
-        cell += values
-    shape = (*sizes, classes, classes)
-    return np.bincount(cell, minlength=math.prod(shape)).reshape(shape)
+def tabulate(codes: Sequence[NDArray[np.int32]], sizes: Sequence[int]) -> Counts:
+    """How often each combination of `codes`, each (N,), occurs: an array of shape `sizes`.
+
+    A missing value (-1) is counted in the last place of its axis. Some rows at a time, so that they stay in the cache.
+    """
+    table = np.zeros(math.prod(sizes), dtype=np.int64)
+    for start in range(0, len(codes[0]), _ROWS):
+        cell: NDArray[np.intp] | None = None
+        for values, size in zip(codes, sizes, strict=True):
+            part = values[start : start + _ROWS]
+            if part.min() < 0:
+                part = np.where(part < 0, size - 1, part)
+            if cell is None:
+                cell = part.astype(np.intp)
+            else:
+                cell *= size
+                cell += part
+        table += np.bincount(cell, minlength=len(table))  # type: ignore[arg-type]  # codes has at least one array
+    return table.reshape(tuple(sizes))
 
 
 def _from_joint(table: Counts, names: Sequence[str], grouping: Grouping, columns: Mapping[str, Column]) -> GroupCounts:

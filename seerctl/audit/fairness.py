@@ -1,93 +1,214 @@
-"""The fairness suite: a table of predictions and a policy become one report with a verdict."""
+"""The fairness suite: a table of predictions and a policy become comparisons to judge, and a report of them alone."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from seerctl import __version__
+from seerctl.audit.baseline import Baseline, align, paired, reported, with_reported
+from seerctl.audit.clusters import Frame, make_frame, with_spread
 from seerctl.audit.counts import GroupCounts, Grouping, count
-from seerctl.audit.gate import Verdict, judge, make_block, records
-from seerctl.audit.indicators import METRICS
-from seerctl.audit.policy import Check, LoadedPolicy
-from seerctl.errors import ExitCode, UsageError
+from seerctl.audit.gate import Block, Comparisons, FindingBlock, make_block, select
+from seerctl.audit.groups import derive, sources
+from seerctl.audit.policy import METRIC_TABLES, Check, LoadedPolicy, Policy, SuiteCheck
+from seerctl.audit.suite import Finding
+from seerctl.audit.summary import Part, assemble
+from seerctl.columns import Column
+from seerctl.errors import UsageError
 from seerctl.files import sha256_file
 from seerctl.predictions import Predictions, read_predictions
 from seerctl.stats import wilson
 
-SCHEMA = "seerctl.audit/1"
 MAX_LEVELS = 1000
-KEPT = 1000  # comparisons a check lists, the most urgent ones; a thousand classes by sixty groups would be 50 MB
-_URGENCY = {str(verdict): place for place, verdict in enumerate(Verdict)}
+Plan = dict[str, list[Grouping]]
 
 LIMITS = (
-    "Groups are those of the columns that were named; people differ in more ways than a table holds.",
-    "A pass means that no gap beyond the tolerance is compatible with these rows at this level; it proves nothing "
-    "about other images, other tasks or later use.",
     "Selection rates differ between groups also when the labels themselves do; whether they should is not a question "
     "that numbers answer.",
 )
 
 
-def audit_fairness(path: Path, loaded: LoadedPolicy, groups: Sequence[str] = ()) -> dict[str, Any]:
-    """The report, as plain JSON values, on the table at `path`.
+def audit_fairness(
+    path: Path, loaded: LoadedPolicy, groups: Sequence[str] = (), *, scores: Path | None = None,
+    baseline: Baseline | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The report, as plain JSON values, on the table at `path` alone.
 
-    groups: `column` or `a*b`, for checks that name no groups of their own.
+    groups: `column` or `a*b`, for checks that name no groups of their own. scores: the file of full scores.
 
     Raises:
         UsageError: no groups, a column or a positive class that the table does not have, or one of too many values.
-        InputError: what `read_predictions` refuses.
+        InputError: what `read_predictions` refuses, or a baseline of other rows.
     """
-    other = next((check for check in loaded.policy.check if not isinstance(check, Check)), None)
-    if other is not None:
-        raise UsageError(f"check '{other.id}': {other.metric} is not measured yet")
-    plan = {check.id: loaded.policy.groupings(check, groups) for check in loaded.policy.check}
-    columns = dict.fromkeys(name for groupings in plan.values() for grouping in groupings for name in grouping)
-    table = read_predictions(path, columns)
-    inputs = {"predictions": str(path), "sha256": sha256_file(path)}
-    return judge_table(table, loaded, plan, inputs)
+    part = measure_fairness(path, loaded.policy, groups, scores=scores, baseline=baseline)
+    return assemble([part], loaded, {} if baseline is None else {"baseline": baseline.as_json()})
 
 
-def judge_table(
-    table: Predictions, loaded: LoadedPolicy, plan: dict[str, list[Grouping]], inputs: dict[str, Any]
-) -> dict[str, Any]:
+def judge_table(table: Predictions, loaded: LoadedPolicy, plan: Plan, inputs: dict[str, Any]) -> dict[str, Any]:
     """The report on a table in memory; `plan` holds the groupings of each check by its id."""
-    policy = loaded.policy
-    counted = [check for check in policy.check if isinstance(check, Check)]
-    groupings = list(dict.fromkeys(grouping for found in plan.values() for grouping in found))
-    known = table.label >= 0
-    columns = {name: table.columns[name].coded() for name in {n for grouping in groupings for n in grouping}}
+    return assemble([measure_table(table, loaded.policy, plan, inputs)], loaded)
+
+
+def measure_fairness(
+    path: Path, policy: Policy, groups: Sequence[str] = (), *, scores: Path | None = None,
+    baseline: Baseline | None = None,
+) -> Part:  # fmt: skip
+    """What the fairness suite brings to a report on the table at `path`; arguments and errors as `audit_fairness`."""
+    checks = [check for check in policy.check if check.suite == "fairness"]
+    plan = {check.id: policy.groupings(check, groups) for check in checks}
+    scored = [check for check in checks if isinstance(check, SuiteCheck)]
+    wanted = list(dict.fromkeys(name for found in plan.values() for grouping in found for name in grouping))
+    wanted += [policy.data.cluster] if policy.data.cluster else []
+    for check in scored:
+        wanted += [*check.columns, *([check.household] if check.household else [])]
+    table = read_predictions(
+        path, sources(wanted, policy.recipes), ranked=bool(scored), lists=len(scored) == len(checks)
+    )  # fmt: skip
+    table = replace(table, columns=derive(table.columns, wanted, policy.recipes, str(path)))
+    inputs = {"predictions": str(path), "sha256": sha256_file(path)}
+    if scores is not None:
+        from seerctl.scores import open_scores  # noqa: PLC0415  # h5py, for those who have scores
+
+        table = replace(table, full=open_scores(scores, table.keys))
+        inputs["scores"] = str(scores)
+    return measure_table(table, policy, plan, inputs, baseline)
+
+
+def measure_table(
+    table: Predictions, policy: Policy, plan: Plan, inputs: dict[str, Any], baseline: Baseline | None = None
+) -> Part:
+    """The comparisons of a table in memory; `plan` holds the groupings of each check by its id."""
+    checks = [check for check in policy.check if check.id in plan]
+    counted = [check for check in checks if isinstance(check, Check)]
+    before: NDArray[np.int32] | None = None
+    compares = any(check.against == "baseline" for check in checks)
+    if compares and baseline is None:
+        check = next(check for check in checks if check.against == "baseline")
+        raise UsageError(f"check '{check.id}' compares with a baseline", "Pass --baseline report.json")
+    if baseline is not None and baseline.predictions is not None and compares:
+        table, before = align(table, baseline)
+    names = dict.fromkeys(name for found in plan.values() for grouping in found for name in grouping)
+    columns = {name: table.columns[name].coded() for name in names}
     _check_levels(columns)
-    label, prediction = table.label, table.prediction
-    if not known.all():
-        label, prediction = label[known], prediction[known]
-        columns = {name: column.take(known) for name, column in columns.items()}
-    counts = count(label, prediction, len(table.classes), columns, groupings)
-    owners = [(check, grouping) for check in counted for grouping in plan[check.id]]
-    blocks = [make_block(check, counts[grouping], table.classes) for check, grouping in owners]
-    found: dict[str, list[dict[str, Any]]] = {check.id: [] for check in counted}
-    for (check, _), judged in zip(owners, judge(blocks, policy.stats), strict=True):
-        found[check.id] += records(judged)
-    checks = sorted((_summary(c, found[c.id], policy.on_inconclusive) for c in counted), key=_check_order)
-    verdict, code = _overall(checks)
-    return {
-        "schema": SCHEMA,
-        "suite": "fairness",
-        "verdict": verdict,
-        "exit_code": int(code),
-        "headline": _headline(verdict, checks),
-        "inputs": {**inputs, "rows": len(table), "unlabelled": int((~known).sum()), "classes": len(table.classes)},
-        "policy": loaded.as_json(),
-        "checks": checks,
-        "not_assessed": [r for f in found.values() for r in f if r["verdict"] == Verdict.NOT_ASSESSED][: 10 * KEPT],
-        "groups": [_description(counts[grouping]) for grouping in groupings],
-        "limits": list(LIMITS),
-        "versions": {"seerctl": __version__, "numpy": np.__version__},
-    }
+    blocks: list[Comparisons] = []
+    rows = _labelled(table, columns, before, policy.data.cluster)
+    groupings = list(dict.fromkeys(grouping for found in plan.values() for grouping in found))
+    counts: dict[Grouping, GroupCounts] = {}
+    if table.truth is None:
+        counts = count(rows.label, rows.prediction, len(table.classes), rows.columns, groupings)
+    if counted:
+        if table.truth is not None:
+            raise UsageError(
+                f"check '{counted[0].id}': {counted[0].metric} needs one label a row, and the table has lists",
+                "mean_average_precision and hit_at_k judge such tables",
+            )
+        blocks += _counted(counted, plan, policy, rows, counts, baseline)
+    for check in checks:
+        if isinstance(check, SuiteCheck):
+            blocks += [with_reported(block, baseline) for block in _scored(check, plan[check.id], table, policy)]
+    return Part(
+        "fairness",
+        blocks,
+        groups=[_description(counts[grouping]) for grouping in groupings if grouping in counts],
+        inputs={
+            **inputs, "rows": len(table), "unlabelled": int((~table.labelled).sum()), "classes": len(table.classes),
+        },
+        limits=LIMITS,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """The rows of a table that have a label, as codes; `before` is a baseline's prediction."""
+
+    label: NDArray[np.int32]
+    prediction: NDArray[np.int32]
+    before: NDArray[np.int32] | None
+    cluster: NDArray[np.int32] | None
+    columns: dict[str, Column]
+    classes: tuple[str, ...]
+
+    def frame(self, columns: Sequence[str]) -> Frame:
+        """The distinct rows by `columns`."""
+        kept = {name: self.columns[name] for name in columns}
+        return make_frame(
+            self.label, self.prediction, len(self.classes), kept, before=self.before, cluster=self.cluster
+        )
+
+
+def _labelled(
+    table: Predictions, columns: dict[str, Column], before: NDArray[np.int32] | None, cluster: str | None
+) -> _Rows:
+    codes = None if cluster is None else table.columns[cluster].coded().values
+    known = table.label >= 0
+    if known.all():
+        return _Rows(table.label, table.prediction, before, codes, columns, table.classes)
+    return _Rows(
+        table.label[known], table.prediction[known], None if before is None else before[known],
+        None if codes is None else codes[known], {name: column.take(known) for name, column in columns.items()},
+        table.classes,
+    )  # fmt: skip
+
+
+def _counted(
+    checks: Sequence[Check], plan: Plan, policy: Policy, rows: _Rows, counts: Mapping[Grouping, GroupCounts],
+    baseline: Baseline | None,
+) -> list[Block]:  # fmt: skip
+    """Blocks of counted rates, with the spread that the policy asks for."""
+    owners = [(check, grouping) for check in checks for grouping in plan[check.id]]
+    before: dict[Grouping, GroupCounts] = {}
+    if rows.before is not None:
+        needed = [grouping for check, grouping in owners if check.against == "baseline"]
+        before = count(rows.label, rows.before, len(rows.classes), rows.columns, needed)
+    blocks = []
+    for check, grouping in owners:
+        other: GroupCounts | None = before.get(grouping)
+        if check.against == "baseline" and rows.before is None and baseline is not None:
+            side = reported(baseline, check, counts[grouping], select(check, rows.classes).names)
+            blocks.append(make_block(check, counts[grouping], rows.classes, side))
+        else:
+            blocks.append(make_block(check, counts[grouping], rows.classes, other))
+    drawn = policy.stats.method == "bootstrap" or policy.data.cluster is not None
+    pairs = [index for index, block in enumerate(blocks) if block.check.against == "baseline" and before]
+    if not drawn and not pairs:
+        return blocks
+    chosen = [i for i, b in enumerate(blocks) if b.check.against != "baseline" or before] if drawn else pairs
+    frame = rows.frame(list(dict.fromkeys(name for index in chosen for name in blocks[index].counts.grouping)))
+    if drawn:
+        made = with_spread(
+            [blocks[index] for index in chosen], frame, rows.columns, rows.classes,
+            replicates=policy.stats.replicates, seed=policy.stats.seed, min_clusters=policy.data.min_clusters,
+            what="rows" if policy.data.cluster is None else f"whole clusters by '{policy.data.cluster}'",
+        )  # fmt: skip
+    else:
+        made = [paired(blocks[index], frame, rows.columns, rows.classes) for index in chosen]
+    for index, block in zip(chosen, made, strict=True):
+        blocks[index] = block
+    return blocks
+
+
+def _scored(check: SuiteCheck, groupings: Sequence[Grouping], table: Predictions, policy: Policy) -> list[FindingBlock]:
+    """The findings of a check whose metric is more than a rate of counts, by the module that measures it."""
+    if check.household is None and policy.data.cluster is not None:
+        check = replace(check, household=policy.data.cluster)
+    module = next(m for m, name in METRIC_TABLES["fairness"] if check.metric in _table_of(m, name))
+    measure = importlib.import_module(module).measure
+    findings: list[Finding] = [finding for grouping in groupings for finding in measure(table, check, grouping)]
+    return [FindingBlock(check, tuple(findings))]
+
+
+def _table_of(module: str, name: str) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError:
+        return {}
+    return found
 
 
 def _check_levels(columns: dict[str, Any]) -> None:
@@ -96,105 +217,8 @@ def _check_levels(columns: dict[str, Any]) -> None:
         if levels > MAX_LEVELS:
             raise UsageError(
                 f"column '{name}' has {levels:,} different values, too many for groups",
-                "Write its bins into a column of their own",
+                "Bin its numbers with [[bin]], or write its groups into a column of their own",
             )
-
-
-def _summary(check: Check, found: list[dict[str, Any]], default: str) -> dict[str, Any]:
-    """One check with its comparisons, the most urgent first."""
-    worse = -1.0 if METRICS[check.metric].higher_is_better is False else 1.0
-    # Of two groups that mirror each other, the one that is worse off comes first.
-    ordered = sorted(
-        found,
-        key=lambda r: (_URGENCY[r["verdict"]], round(-r.get("excess", 0.0), 12), worse * r.get("value", 0.0)),
-    )
-    tally = _tally(found)
-    if tally[Verdict.FAIL]:
-        verdict = Verdict.FAIL
-    elif not found or tally[Verdict.INCONCLUSIVE] or tally[Verdict.NOT_ASSESSED]:
-        verdict = Verdict.INCONCLUSIVE
-    else:
-        verdict = Verdict.PASS
-    return {
-        "id": check.id,
-        "metric": check.metric,
-        "severity": check.severity,
-        "on_inconclusive": check.on_inconclusive or default,
-        "bounds": [limit if abs(limit) <= 1 else None for limit in check.bounds],
-        "verdict": str(verdict),
-        "tally": tally,
-        "groupings": _by_grouping(found),
-        "worst": describe(check, ordered[0]) if ordered and ordered[0]["verdict"] != Verdict.NOT_ASSESSED else None,
-        "comparisons": ordered[:KEPT],
-        "omitted": max(0, len(ordered) - KEPT),
-    }
-
-
-def _tally(found: Sequence[dict[str, Any]]) -> dict[str, int]:
-    counted = Counter(record["verdict"] for record in found)
-    return {str(verdict): counted[verdict] for verdict in Verdict}
-
-
-def _by_grouping(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    groupings: dict[Grouping, list[dict[str, Any]]] = {}
-    for record in found:
-        groupings.setdefault(tuple(record["group"]), []).append(record)
-    return [{"columns": list(names), "tally": _tally(members)} for names, members in groupings.items()]
-
-
-def _check_order(check: dict[str, Any]) -> tuple[bool, int, float]:
-    first = check["comparisons"][0] if check["comparisons"] else {}
-    return check["severity"] == "warn", _URGENCY[check["verdict"]], -first.get("excess", -1.0)
-
-
-def _overall(checks: Iterable[dict[str, Any]]) -> tuple[str, ExitCode]:
-    """FAIL when a check that counts failed, INCONCLUSIVE when one that has to be judged could not be, else PASS."""
-    counting = [check for check in checks if check["severity"] == "fail"]
-    if any(check["verdict"] == Verdict.FAIL for check in counting):
-        return str(Verdict.FAIL), ExitCode.GATE
-    if any(c["verdict"] == Verdict.INCONCLUSIVE and c["on_inconclusive"] == "hold" for c in counting):
-        return str(Verdict.INCONCLUSIVE), ExitCode.INCONCLUSIVE
-    return str(Verdict.PASS), ExitCode.DONE
-
-
-def _headline(verdict: str, checks: Sequence[dict[str, Any]]) -> str:
-    """The verdict in one line, with the worst group of the most urgent check."""
-    tally = {name: sum(check["tally"][name] for check in checks) for name in map(str, Verdict)}
-    total = sum(tally.values())
-    counted = ", ".join(f"{tally[name]} {name.lower()}" for name in map(str, Verdict) if tally[name])
-    worst = next((check for check in checks if check["worst"]), None)
-    detail = f"; {worst['id']}: {worst['worst']}" if worst else ""
-    return f"{verdict}: {total} comparisons, {counted or 'none'}{detail}"
-
-
-def name_of(record: dict[str, Any]) -> str:
-    """`gender=f, age=70+`, and the class where the rate is of one."""
-    group = ", ".join(f"{column}={value}" for column, value in record["group"].items())
-    return group if record["class"] in (None, "macro") else f"{group} (class {record['class']})"
-
-
-def describe(check: Check, record: dict[str, Any]) -> str:
-    """A judged comparison in words and percentage points."""
-    low, high = 100 * record["low"], 100 * record["high"]
-    lower, upper = (100 * limit for limit in check.bounds)
-    if check.against == "threshold":
-        return (
-            f"{name_of(record)} has {100 * record['value']:.1f} %, interval [{low:.1f}, {high:.1f}], "
-            f"demanded {check.op} {100 * (check.threshold or 0.0):g} %{_no_events(record)}"
-        )
-    side = "above" if record["value"] > 0 else "below"
-    allowed = f"{lower:g} to {upper:g}".replace("-inf", "any").replace("inf", "any")
-    return (
-        f"{name_of(record)} is {abs(100 * record['value']):.1f} points {side} the rest "
-        f"({100 * record['rate']['value']:.1f} % against {100 * record['rest']['value']:.1f} %), "
-        f"interval [{low:+.1f}, {high:+.1f}], allowed {allowed}"
-    )
-
-
-def _no_events(record: dict[str, Any]) -> str:
-    if record["rate"].get("events") != 0:
-        return ""
-    return f" (none in {record['rate']['trials']} still allows {100 * record['rate']['high']:.1f} %)"
 
 
 def _description(counts: GroupCounts) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seerctl.audit.counts import Grouping
+from seerctl.audit.groups import Bin, Map, Recipe, recipes_of
 from seerctl.audit.indicators import METRICS, Metric, MetricName
 from seerctl.audit.suite import MetricInfo, SuiteName
 from seerctl.errors import UsageError, did_you_mean
@@ -48,7 +49,8 @@ class Check:
     average: "macro" compares the mean over the classes instead.
     against: "rest" compares a group with all other groups, and the gap has to be within `tolerance`: op "within" (the
     default) on both sides, ">=" the group may not be lower, "<=" not higher. "threshold" compares the group's own rate
-    with `threshold` (op ">=" or "<=").
+    with `threshold` (op ">=" or "<="). "baseline" compares it with the same group's rate in an earlier report, paired
+    by key where both tables are there; without `op`, only getting worse by more than `tolerance` counts.
     min_n: rows a group and its rest need (default 30); min_positives: the trials that tpr, fpr and precision need on
     both sides (default 30). tolerance: default 0.05.
     severity: a "warn" check is reported and never decides. on_inconclusive: none takes the policy's.
@@ -59,7 +61,7 @@ class Check:
     groups: tuple[str, ...] = ()
     positive: str | None = None
     average: Literal["none", "macro"] = "none"
-    against: Literal["rest", "threshold"] = "rest"
+    against: Literal["rest", "threshold", "baseline"] = "rest"
     op: Literal["within", ">=", "<="] | None = None
     tolerance: float | None = None
     threshold: float | None = None
@@ -91,7 +93,7 @@ class Check:
                 raise ValueError(f"'{name}' is {value}, not a fraction between 0 and 1")
         absolute = self.against == "threshold"
         if absolute != (self.threshold is not None) or (absolute and self.tolerance is not None):
-            raise ValueError("'threshold' goes with against = \"threshold\", 'tolerance' with against = \"rest\"")
+            raise ValueError('\'threshold\' goes with against = "threshold", \'tolerance\' with "rest" and "baseline"')
         if absolute and self.op not in (">=", "<="):
             raise ValueError('against = "threshold" needs op = ">=" or "<="')
 
@@ -113,7 +115,10 @@ class Check:
         if self.threshold is not None:
             return (self.threshold, math.inf) if self.op == ">=" else (-math.inf, self.threshold)
         allowed = TOLERANCE if self.tolerance is None else self.tolerance
-        return (-math.inf if self.op == "<=" else -allowed, math.inf if self.op == ">=" else allowed)
+        op = self.op
+        if op is None and self.against == "baseline":
+            op = worse_only(METRICS[self.metric])
+        return (-math.inf if op == "<=" else -allowed, math.inf if op == ">=" else allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +191,40 @@ class Stats:
 
     alpha: the chance that the report of a fair model fails anywhere. correction: for the number of comparisons, over
     the whole `family`: all checks of one severity ("report") or each check alone ("check").
+    method: where the spread of a counted rate comes from: the binomial distribution ("newcombe"), or `replicates` draws
+    of the rows with seed `seed` ("bootstrap"; always so, and of whole clusters, where [data] names a cluster column).
     """
 
     alpha: float = 0.05
     correction: Correction = "holm"
     family: Literal["report", "check"] = "report"
+    method: Literal["newcombe", "bootstrap"] = "newcombe"
+    replicates: int = 1000
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.alpha < 0.5:
             raise ValueError(f"'alpha' is {self.alpha}, not between 0 and 0.5")
+        if not 100 <= self.replicates <= 100_000:
+            raise ValueError(f"'replicates' is {self.replicates}, not between 100 and 100,000")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"'seed' is {self.seed}, not between 0 and 2^63")
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What is known about the rows.
+
+    cluster: the column of what rows belong to (a household, a person): such rows are not independent, so that spreads
+    come from draws of whole clusters. min_clusters: how many of them a group and its rest need.
+    """
+
+    cluster: str | None = None
+    min_clusters: int = 10
+
+    def __post_init__(self) -> None:
+        if self.cluster == "" or self.min_clusters < 2:
+            raise ValueError("'cluster' has to be a column and 'min_clusters' 2 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +233,7 @@ class Policy:
 
     groups: columns for checks that name none. intersections: how many of those are also crossed at once (1: none, 2:
     all pairs). on_inconclusive: "hold" ends with exit 6 when a check that counts could not be judged, "pass" with 0.
+    bin, map: columns made of others before anything is counted (see `groups`).
     """
 
     check: tuple[AnyCheck, ...]
@@ -211,6 +242,9 @@ class Policy:
     intersections: int = 2
     on_inconclusive: OnInconclusive = "hold"
     stats: Stats = Stats()
+    data: Data = Data()
+    bin: tuple[Bin, ...] = ()
+    map: tuple[Map, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.check:
@@ -221,6 +255,12 @@ class Policy:
             raise ValueError(f"two checks have the id '{twice}'")
         if not 1 <= self.intersections <= 3:
             raise ValueError(f"'intersections' is {self.intersections}, not 1, 2 or 3")
+        recipes_of((*self.bin, *self.map))
+
+    @property
+    def recipes(self) -> dict[str, Recipe]:
+        """The columns that [[bin]] and [[map]] make, by name."""
+        return recipes_of((*self.bin, *self.map))
 
     def groupings(self, check: AnyCheck, groups: Sequence[str] = ()) -> list[Grouping]:
         """The groupings that `check` compares; `groups` (of the command line) replace the policy's own default ones.

@@ -26,7 +26,8 @@ def test_the_shipped_default() -> None:
         assert check.bounds == (-0.05, 0.05)
         assert (check.min_n, check.needed_trials, check.severity) == (30, 30, "fail")
     assert load_policy("default").sha256 == loaded.sha256
-    assert loaded.as_json()["stats"] == {"alpha": 0.05, "correction": "holm", "family": "report"}
+    stats = {"alpha": 0.05, "correction": "holm", "family": "report"}
+    assert loaded.as_json()["stats"] == {**stats, "method": "newcombe", "replicates": 1000, "seed": 0}
 
 
 @pytest.mark.parametrize(

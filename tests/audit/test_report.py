@@ -201,7 +201,7 @@ def test_step_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_thousand_classes_make_no_giant_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seerctl.audit.fairness.KEPT", 20)
+    monkeypatch.setattr("seerctl.audit.summary.KEPT", 20)
     generator = np.random.default_rng(0)
     label = generator.integers(0, 40, 8000)
     frame = pd.DataFrame({"key": range(8000), "label": label, "prediction": label, "group": ["a", "b"] * 4000})
