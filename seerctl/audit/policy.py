@@ -350,16 +350,35 @@ def parse_grouping(text: str) -> Grouping:
     return names
 
 
-def load_policy(where: str | Path | None = None) -> LoadedPolicy:
-    """The policy in a file, a shipped one by its name, or the shipped default.
+def shipped() -> list[str]:
+    """The names of the ready policies."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def load_policy(where: str | Path | None = None, suites: Sequence[SuiteName] = ("fairness",)) -> LoadedPolicy:
+    """The policy in a file, a shipped one by its name, or, without `where`, the shipped ones of `suites` as one.
 
     Raises:
         UsageError: no such file, not TOML, or a key or value that is not allowed.
     """
-    path = SHIPPED / "default.toml" if where is None else Path(where)
-    if not path.exists() and (SHIPPED / f"{path.name}.toml").is_file() and path.name == str(where):
+    if where is None:
+        return _ready(suites)
+    path = Path(where)
+    if not path.is_file() and path.name == str(where) and path.name in shipped():
         path = SHIPPED / f"{path.name}.toml"
-    shipped = path.parent == SHIPPED
+    elif not path.exists():
+        raise UsageError(f"{path}: no such file", f"Ready policies: {', '.join(shipped())}")
     policy = build(Policy, _checks(read_toml(path), str(path)), str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return LoadedPolicy(policy, f"shipped:{path.stem}" if shipped else str(where), digest)
+    return LoadedPolicy(policy, f"shipped:{path.stem}" if path.parent == SHIPPED else str(where), digest)
+
+
+def _ready(suites: Sequence[SuiteName]) -> LoadedPolicy:
+    """The shipped policies of several suites as one: their checks together, the rest as in the first of them."""
+    found = [load_policy("default" if suite == "fairness" else suite) for suite in suites]
+    if len(found) == 1:
+        return found[0]
+    first = found[0]
+    policy = replace(first.policy, check=tuple(check for loaded in found for check in loaded.policy.check))
+    digest = hashlib.sha256("".join(loaded.sha256 for loaded in found).encode()).hexdigest()
+    return LoadedPolicy(policy, "+".join(loaded.source for loaded in found), digest)

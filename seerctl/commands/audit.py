@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from seerctl.console import emit, say
+from seerctl.console import emit, say, warn
 from seerctl.errors import UsageError
-from seerctl.options import SeerCommand, output_format, output_path, overwrite
+from seerctl.options import F, SeerCommand, output_format, output_path, overwrite
+
+SUITES = ("fairness",)  # the flags, in the order of the report
+# What belongs to one suite alone: of no use, and so a mistake on the command line, without it.
+ONLY = {"predictions": ("fairness",), "scores": ("fairness",)}
 
 
 def _names(_: click.Context, __: click.Parameter, value: Any) -> tuple[str, ...]:
@@ -20,15 +25,19 @@ def _names(_: click.Context, __: click.Parameter, value: Any) -> tuple[str, ...]
     return tuple(name.strip() for name in names)
 
 
+def _path(*names: str, metavar: str = "FILE", **kwargs: Any) -> Callable[[F], F]:
+    return click.option(*names, type=click.Path(path_type=Path), metavar=metavar, **kwargs)
+
+
 @click.command(cls=SeerCommand, examples=[
     "seerctl audit --fairness --predictions predictions.csv --groups gender,age -o audit/",
     "seerctl audit --fairness --predictions predictions.csv --policy audit.toml --output-format json",
 ])  # fmt: skip
 @click.option(
-    "--fairness", is_flag=True, help="Compare rates between groups: accuracy, TPR, FPR, precision, selection."
+    "--fairness", is_flag=True, help="Compare rates between groups: accuracy, TPR, FPR, precision, selection, AUC, ..."
 )
-@click.option("--predictions", type=click.Path(path_type=Path), metavar="FILE",
-              help="Table with key, label, prediction and metadata columns (csv, jsonl, parquet).")  # fmt: skip
+@_path("--predictions", help="Table with key, label, prediction and metadata columns (csv, jsonl, parquet).")
+@_path("--scores", help="HDF5 with the scores of all classes for the rows of --predictions.")
 @click.option(
     "--groups",
     type=click.UNPROCESSED,
@@ -38,36 +47,66 @@ def _names(_: click.Context, __: click.Parameter, value: Any) -> tuple[str, ...]
     show_default=False,
     help="Columns to group by; 'a*b' for an intersection. Pairs are crossed too, unless the policy says no.",
 )
-@click.option("--policy", type=str, default=None, metavar="FILE", show_default="the shipped default",
-              help="Policy in TOML: checks, tolerances, group sizes.")  # fmt: skip
-@output_path("Directory for report.json, report.md and junit.xml.", required=False)
+@click.option("--policy", type=str, default=None, metavar="FILE", show_default="the shipped ones of the suites",
+              help="Policy in TOML, or the name of a shipped one: checks, tolerances, group sizes.")  # fmt: skip
+@_path("--baseline", metavar="REPORT", help='report.json of an earlier audit, for checks against = "baseline".')
+@_path("--baseline-predictions", show_default="the table it names, if unchanged",
+       help="The table that --baseline judged: its rows are compared one by one.")  # fmt: skip
+@output_path("Directory for report.json, report.md, card.md, junit.xml and report.html.", required=False)
 @overwrite
 @output_format
+@click.pass_context
 def audit(
-    *, fairness: bool, predictions: Path | None, groups: tuple[str, ...], policy: str | None, output: Path | None,
-    overwrite: bool, output_format: str,
+    context: click.Context, /, *, groups: tuple[str, ...], policy: str | None, baseline: Path | None,
+    baseline_predictions: Path | None, output: Path | None, overwrite: bool, output_format: str, **given: Any,
 ) -> int:  # fmt: skip
     """Judge predictions by group against a policy: a gate for CI.
 
     Exit 0: every check that counts passed. 3: one failed. 6: none failed, but one could not be judged (the policy's
     on_inconclusive = "pass" ends such a run with 0). Without --policy: accuracy, true positive rate and selection rate
-    of each group against the rest, within 5 points, groups of 30 rows and more.
+    of each group against the rest, within 5 points, groups of 30 rows and more. Several suites give one report, judged
+    as one.
     """
-    if not fairness:
-        raise UsageError("audit: no suite named", "Pass --fairness")
-    if predictions is None:
-        raise UsageError("audit --fairness: no table to judge", "Pass --predictions FILE")
+    suites = [name for name in SUITES if given.pop(name)]
+    _check_flags(context, suites)
+    if baseline is None and baseline_predictions is not None:
+        raise UsageError("audit: --baseline-predictions without --baseline", "Pass --baseline report.json")
     from seerctl.audit import report as reports
-    from seerctl.audit.fairness import audit_fairness
+    from seerctl.audit.baseline import load_baseline
     from seerctl.audit.policy import load_policy
+    from seerctl.audit.suites import Inputs
+    from seerctl.audit.suites import audit as judge
 
     if output is not None:
         reports.claim_directory(output, overwrite=overwrite)
-    report = audit_fairness(predictions, load_policy(policy), groups)
+    before = None if baseline is None else load_baseline(baseline, baseline_predictions)
+    inputs = Inputs(groups=groups, baseline=before, **given)
+    report = judge(suites, inputs, load_policy(policy, suites))  # type: ignore[arg-type]  # names of SUITES
+    if report["not_run"]:
+        left = dict.fromkeys(entry["suite"] for entry in report["not_run"])
+        warn(f"audit: {len(report['not_run'])} checks of the policy are not run; they need --{' --'.join(left)}")
     if output is not None:
-        reports.save(report, output)
+        if reports.PAGE not in reports.save(report, output):
+            say(f"audit: {reports.NO_PAGE}")
     else:
         reports.append_step_summary(reports.markdown(report))
     emit(report, output_format, reports.text(report))
     say(f"audit: {report['headline']}" + (f" (reports in {output})" if output else ""))
     return int(report["exit_code"])
+
+
+def _check_flags(context: click.Context, suites: list[str]) -> None:
+    """Refuse a run without a suite, and flags that none of its suites reads.
+
+    Raises:
+        UsageError: so it is.
+    """
+    if not suites:
+        raise UsageError("audit: no suite named", f"Pass {' or '.join(f'--{name}' for name in SUITES)}")
+    for name, owners in ONLY.items():
+        typed = context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+        if typed and not set(owners) & set(suites):
+            raise UsageError(
+                f"audit: --{name.replace('_', '-')} is not read by --{' --'.join(suites)}",
+                f"Leave it out, or add --{' or --'.join(owners)}",
+            )
