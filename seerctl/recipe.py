@@ -65,7 +65,10 @@ class DataConfig:
 class LossConfig:
     """SwAV (Caron et al. 2020): codes from the first kind of crops, `iterations` of Sinkhorn at `epsilon`.
 
-    The prototypes stay frozen for the first `freeze_prototypes` steps.
+    The prototypes stay frozen for the first `freeze_prototypes` steps. Codes are the best prototype alone for the first
+    `hard` steps. `power_law` lets the prototypes' shares fall as rank^-power_law instead of being equal. `queue`: so
+    many projections of earlier steps (over all ranks, for each big crop) share the prototypes with a small batch, from
+    step `queue_start` on, once they are there.
     """
 
     objective: Literal["swav"] = "swav"
@@ -73,11 +76,17 @@ class LossConfig:
     epsilon: float = 0.05
     iterations: int = 3
     freeze_prototypes: int = 313
+    hard: int = 0
+    power_law: float = 0.0
+    queue: int = 0
+    queue_start: int = 0
 
     def __post_init__(self) -> None:
         _require(self.temperature > 0 and self.epsilon > 0, "temperature and epsilon must be positive")
         _require(self.iterations >= 1, "iterations must be at least 1")
         _require(self.freeze_prototypes >= 0, "freeze_prototypes must not be negative")
+        _require(min(self.hard, self.queue, self.queue_start) >= 0, "hard, queue and queue_start must not be negative")
+        _require(self.power_law >= 0, "power_law must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +94,8 @@ class OptimConfig:
     """`lr` holds for `lr_batch` images a step and is scaled to the recipe's batch (`linear`, `sqrt`) or not (`none`).
 
     LARC scales each tensor's gradient by `trust` * |p| / (|g| + decay |p|) (You et al. 2017); `larc_clip` caps that at
-    the learning rate. `no_decay` names what weight decay leaves out: biases, BatchNorm.
+    the learning rate. `no_decay` names what weight decay leaves out: biases, BatchNorm. `clip_norm` scales a step's
+    gradients down to that norm over all parameters; 0 leaves them.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -100,9 +110,11 @@ class OptimConfig:
     larc_trust: float = 0.001
     larc_eps: float = 1e-8
     larc_clip: bool = False
+    clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self.lr > 0 and self.lr_batch > 0, "lr and lr_batch must be positive")
+        _require(self.clip_norm >= 0, "clip_norm must not be negative")
         _require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
         _require(all(0 <= beta < 1 for beta in self.betas), "betas must be in [0, 1)")
         _require(self.weight_decay >= 0, "weight_decay must not be negative")
@@ -137,7 +149,9 @@ class ParallelConfig:
 
     `shard`: parameters are split over all ranks, or inside each node and repeated across nodes. `sync_batchnorm`:
     statistics over the world, a node, groups of N ranks, or each rank alone. `precision` auto: bf16 where the hardware
-    computes in it, which not every CPU does, else fp32.
+    computes in it, which not every CPU does, else fp32. `accumulate`: each rank goes through its part of the batch in
+    so many micro-batches, to save memory; BatchNorm then sees those, and the codes come from each of them ("micro") or
+    from a pass without gradient over all ("batch"): both are other objectives than the undivided batch.
     """
 
     shard: Literal["world", "node"] = "world"
@@ -147,11 +161,14 @@ class ParallelConfig:
     activation_checkpointing: Literal["none", "block"] = "none"
     checkpoint_wrapper: Literal["fairscale", "torch"] = "fairscale"
     reshard_after_forward: bool = True
+    accumulate: int = 1
+    accumulated_codes: Literal["micro", "batch"] = "micro"
     timeout_minutes: float = 30.0
 
     def __post_init__(self) -> None:
         sync = self.sync_batchnorm
         _require(isinstance(sync, str) or sync >= 2, "sync_batchnorm groups need at least 2 ranks")
+        _require(self.accumulate >= 1, "accumulate must be at least 1")
         _require(self.timeout_minutes > 0, "timeout_minutes must be positive")
 
 
@@ -195,6 +212,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(self.augment.crops[0].count >= 2, "augment.crops: SwAV needs at least 2 crops of the first kind")
+        _require(
+            self.loss.queue % self.data.batch == 0, f"loss.queue must be a multiple of the batch, {self.data.batch}"
+        )
+        parts, codes = self.parallel.accumulate, self.parallel.accumulated_codes
+        _require(
+            self.data.batch % parts == 0, f"a batch of {self.data.batch} does not divide into {parts} micro-batches"
+        )
+        _require(
+            not (self.loss.queue and parts > 1 and codes == "micro"),
+            'a queue and micro-batches need parallel.accumulated_codes = "batch"',
+        )
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -81,6 +81,17 @@ def tensor_norms(tensors: Sequence[Tensor | None]) -> Tensor:
     return squares.sqrt_()
 
 
+def global_norm(model: nn.Module) -> Tensor:
+    """The 2-norm () of all gradients of `model` together."""
+    return tensor_norms([parameter.grad for parameter in model.parameters()]).square().sum().sqrt()
+
+
+@torch.no_grad()
+def scale_gradients(model: nn.Module, factor: Tensor) -> None:
+    """Multiply all gradients of `model` by the scalar tensor `factor`, in place."""
+    torch._foreach_mul_([_local(p.grad) for p in model.parameters() if p.grad is not None], factor)
+
+
 def shard_group(tensors: Iterable[Tensor]) -> dist.ProcessGroup | None:
     """The ranks over which the first sharded one of `tensors` is split; None when all are whole."""
     for tensor in tensors:

@@ -64,15 +64,25 @@ def train(
     ):
         if not world.first:
             logging.getLogger("seerctl").setLevel(logging.ERROR)
-        check_batch(recipe.data.batch, world.size)
+        check_batch(recipe.data.batch, world.size, recipe.parallel.accumulate)
         check_fits(recipe, world)
         world.on_first(lambda: stack.enter_context(_claimed(run)))
         world.on_first(lambda: run.prepare(recipe, shards, sampling))
         trainer = Trainer(recipe, shards, run, world, init=init, progress=progress, sampling=sampling)
+        if recipe.parallel.accumulate > 1:
+            logging.getLogger("seerctl").warning("%s", _accumulation(recipe))
         start, began = trainer.step, time.monotonic()
         trainer.fit()
         images = (trainer.step - start) * recipe.data.batch
         return Summary(start, trainer.step, images, time.monotonic() - began, run.weights)
+
+
+def _accumulation(recipe: Recipe) -> str:
+    codes = {"micro": "each micro-batch alone", "batch": "a pass over the whole batch"}
+    return (
+        f"{recipe.parallel.accumulate} micro-batches a step are another objective than one batch: BatchNorm sees a "
+        f"micro-batch, codes come from {codes[recipe.parallel.accumulated_codes]}"
+    )
 
 
 def images_to_go(recipe: Recipe, data: str | Path, output: Path) -> int:

@@ -11,8 +11,8 @@ def total_steps(recipe: Recipe, samples: int) -> int:
     return recipe.schedule.steps or max(1, int(recipe.schedule.epochs * samples) // recipe.data.batch)
 
 
-def check_batch(batch: int, ranks: int) -> None:
-    """Nothing, if the global batch divides over the ranks.
+def check_batch(batch: int, ranks: int, parts: int = 1) -> None:
+    """Nothing, if the global batch divides over the ranks, and each rank's part into `parts` micro-batches.
 
     Raises:
         UsageError: it does not; the message names the nearest numbers of ranks that do.
@@ -23,4 +23,9 @@ def check_batch(batch: int, ranks: int) -> None:
         raise UsageError(
             f"the global batch of {batch} does not divide over {ranks} ranks",
             f"Use {near[0]} or {near[1]} ranks, or --set data.batch={max(1, round(batch / ranks)) * ranks}",
+        )
+    if batch // ranks % parts:
+        raise UsageError(
+            f"the {batch // ranks} samples of a rank do not divide into {parts} micro-batches",
+            "Change parallel.accumulate",
         )

@@ -25,8 +25,8 @@ from seerctl.shards.index import ShardSet
 from seerctl.train import checkpoint
 from seerctl.train.data import CropBatch, loader
 from seerctl.train.metrics import collapse
-from seerctl.train.objectives.swav import SwAV
-from seerctl.train.optim import build_optimizer, lr_at, peak_lr, set_lr, tensor_norms
+from seerctl.train.objectives.swav import Queue, SwAV
+from seerctl.train.optim import build_optimizer, global_norm, lr_at, peak_lr, scale_gradients, set_lr
 from seerctl.train.parallel import prepare_model
 from seerctl.train.run import RunDirectory
 from seerctl.train.signals import StopSignals
@@ -67,19 +67,14 @@ class Trainer:
             UsageError: the global batch does not divide over the ranks.
             InputError: `init` is damaged or of another size.
         """
-        check_batch(recipe.data.batch, world.size)
+        check_batch(recipe.data.batch, world.size, recipe.parallel.accumulate)
         self.recipe, self.shards, self.run, self.world, self.progress = recipe, shards, run, world, progress
         self.sampling = sampling
         self.steps = total_steps(recipe, len(shards))
         self.peak = peak_lr(recipe.optim, recipe.data.batch)
         self.model = prepare_model(recipe, world)
         self.optimizer = build_optimizer(self.model, recipe.optim)
-        self.objective = SwAV(
-            temperature=recipe.loss.temperature,
-            epsilon=recipe.loss.epsilon,
-            iterations=recipe.loss.iterations,
-            freeze_prototypes=recipe.loss.freeze_prototypes,
-        )
+        self.objective = build_objective(recipe, world)
         self.step = 0
         self._saved = -1  # the step of the newest checkpoint
         self._clock = Clock()
@@ -114,14 +109,16 @@ class Trainer:
         """Gradients of one step, and its scalars on the device; nothing is read by the host."""
         device, measure = self.world.device, self._logs(self.step + 1)
         crops = [kind.to(device, non_blocking=True, memory_format=torch.channels_last) for kind in batch.crops]
-        return self.objective.accumulate(self.model, crops, len(batch.keys), measure)
+        return self.objective.accumulate(self.model, crops, len(batch.keys), measure, self.step)
 
     def update(self, found: dict[str, Tensor]) -> None:
-        """One step of the optimiser; the gradient's norm joins `found` when this step is logged."""
+        """One step of the optimiser; the gradient's norm (before clipping) joins `found` when this step is logged."""
         self.objective.before_update(self.model, self.step)
-        if self._logs(self.step + 1):
-            gradients = [parameter.grad for parameter in self.model.parameters()]
-            found["gradient_norm"] = tensor_norms(gradients).square().sum().sqrt()
+        most = self.recipe.optim.clip_norm
+        if most or self._logs(self.step + 1):
+            found["gradient_norm"] = global_norm(self.model)
+        if most:
+            scale_gradients(self.model, (most / (found["gradient_norm"] + 1e-6)).clamp(max=1.0))
         set_lr(self.optimizer, lr_at(self.step, self.steps, self.peak, self.recipe.schedule))
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -171,6 +168,8 @@ class Trainer:
             "images_per_second": self._clock.steps * self.recipe.data.batch / seconds,
             "data_wait": self._clock.waited / seconds,
         }
+        if self.objective.parts > 1:
+            row |= {"micro_batches": self.objective.parts, "codes": self.recipe.parallel.accumulated_codes}
         if self.world.first:
             self.run.metrics.append(row)
             self._warn_of_collapse(row)
@@ -197,17 +196,20 @@ class Trainer:
             return
         self._saved = self.step
         started = time.perf_counter()
-        tensors = checkpoint.tensors_of(self.model, self.optimizer)
+        tensors = self._tensors()
         facts = {"schema": "seer-checkpoint-1", "seerctl": __version__, "index_sha256": self.shards.sha256}
         keep = self.recipe.checkpoint.keep
         checkpoint.save(self.run.checkpoints, self.step, tensors, facts, keep, self.world)
         self._clock.started += time.perf_counter() - started  # not the speed of training
 
+    def _tensors(self) -> dict[str, Tensor]:
+        return checkpoint.tensors_of(self.model, self.optimizer) | self.objective.state()
+
     def _resume(self, init: Path | None) -> None:
         found = checkpoint.newest(self.run.checkpoints, self.world)
         if found is not None:
             path, facts = found
-            checkpoint.load(path, checkpoint.tensors_of(self.model, self.optimizer), self.world)
+            checkpoint.load(path, self._tensors(), self.world)
             self.step = self._saved = int(facts["step"])
         elif init is not None:
             head_taken = fill_model(self.model, init, size_named(self.recipe.model.size))
@@ -229,6 +231,27 @@ class Trainer:
                 "crop_size": str(recipe.augment.crops[0].size),
             }
             save_weights(self.run.weights, state, metadata)
+
+
+def build_objective(recipe: Recipe, world: World) -> SwAV:
+    """The recipe's objective for one of the ranks of `world`."""
+    loss, batch = recipe.loss, recipe.data.batch
+    parts, codes = recipe.parallel.accumulate, recipe.parallel.accumulated_codes
+    queue = None
+    if loss.queue:
+        steps, width = loss.queue // batch, recipe.model.head[-1]
+        queue = Queue(SwAV.assigned, steps, batch // world.size, width, loss.queue_start, world.device)
+    return SwAV(
+        temperature=loss.temperature,
+        epsilon=loss.epsilon,
+        iterations=loss.iterations,
+        freeze_prototypes=loss.freeze_prototypes,
+        hard=loss.hard,
+        power_law=loss.power_law,
+        queue=queue,
+        parts=parts,
+        whole_codes=codes == "batch",
+    )
 
 
 def whole_state(model: torch.nn.Module, world: World) -> dict[str, Tensor]:

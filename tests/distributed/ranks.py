@@ -22,10 +22,11 @@ from torch.distributed.tensor import DTensor
 from seerctl.errors import Diverged, Saved
 from seerctl.recipe import Recipe
 from seerctl.train import parallel
-from seerctl.train.objectives.swav import SwAV, sinkhorn
+from seerctl.train.objectives.swav import sinkhorn
 from seerctl.train.optim import build_optimizer, tensor_norms
 from seerctl.train.parallel import prepare_model
 from seerctl.train.start import train
+from seerctl.train.trainer import build_objective
 from seerctl.train.world import World, join
 from tests.training import small_recipe
 
@@ -37,6 +38,7 @@ CASES = {
     "node": ("parallel.shard=node", "parallel.reshard_after_forward=false"),
     "head_norm": ("model.head_batchnorm=true",),
     "adamw": ("optim.name=adamw", "optim.larc=false", "optim.lr=1e-4", "optim.no_decay=['bias', 'norm']"),
+    "queue": ("loss.queue=16", "loss.power_law=0.5", "loss.freeze_prototypes=1"),
     "sgd": ("optim.larc=false", "optim.lr=0.01"),
     "bf16": ("parallel.precision=bf16", "parallel.activation_checkpointing=block"),
     "bf16_groups": ("parallel.precision=bf16",),
@@ -55,11 +57,11 @@ def steps(recipe: Recipe, world: World, count: int = 3) -> dict[str, Any]:
     """Loss and gradients of the first step, then everything after `count` steps, as whole tensors."""
     model = prepare_model(recipe, world).train()
     optimizer = build_optimizer(model, recipe.optim)
-    objective = SwAV(temperature=0.1, epsilon=0.05, iterations=3, freeze_prototypes=1)
+    objective = build_objective(recipe, world)
     answers: dict[str, Any] = {}
     for step in range(count):
         mine = crops(world.rank, world.size)
-        found = objective.accumulate(model, mine, BATCH // world.size, measure=True)
+        found = objective.accumulate(model, mine, BATCH // world.size, measure=True, step=step)
         if step == 0:
             answers["loss"] = world.mean(found["loss"].clone()).item()
             answers["prototype_entropy"] = found["prototype_entropy"].item()

@@ -24,7 +24,7 @@ from tests.training import make_shards, small_recipe
 
 pytestmark = pytest.mark.distributed
 REPOSITORY = Path(__file__).resolve().parents[2]
-EXACT = ["none", "fairscale", "torch", "node", "head_norm", "sgd"]
+EXACT = ["none", "fairscale", "torch", "node", "head_norm", "queue", "sgd"]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,17 @@ from seerctl.model.heads import SwAVHead, SwAVModel
 from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import SIZES
 from seerctl.train.objectives import swav
-from seerctl.train.objectives.swav import SwAV, prototypes_of, sinkhorn, spread, swav_loss, targets, use_of_prototypes
+from seerctl.train.objectives.swav import (
+    Queue,
+    SwAV,
+    power_law_shares,
+    prototypes_of,
+    sinkhorn,
+    spread,
+    swav_loss,
+    targets,
+    use_of_prototypes,
+)
 
 
 def cosines(crops: int, batch: int = 32, prototypes: int = 50, seed: int = 0) -> list[Tensor]:
@@ -146,8 +157,8 @@ def _model() -> SwAVModel:
     return SwAVModel(build_trunk(SIZES["micro"]), SwAVHead(64, [32, 16], 12))
 
 
-def _objective(freeze: int = 0) -> SwAV:
-    return SwAV(temperature=0.1, epsilon=0.05, iterations=3, freeze_prototypes=freeze)
+def _objective(freeze: int = 0, **options: Any) -> SwAV:
+    return SwAV(temperature=0.1, epsilon=0.05, iterations=3, freeze_prototypes=freeze, **options)
 
 
 def test_accumulate_equals_one_backward_over_all_crops() -> None:
@@ -178,6 +189,75 @@ def test_only_the_first_two_crops_get_codes() -> None:
     loss = _objective().accumulate(model, [images], 4, measure=False)["loss"]
     scores = model(images).scores.detach().split(4)
     assert loss.item() == pytest.approx(SwaVLoss(0.1, 3, 0.05)(list(scores[:2]), list(scores[2:])).item(), abs=1e-6)
+
+
+def test_shares_that_fall_are_what_codes_balance_to() -> None:
+    scores = torch.stack(cosines(2, 64, 20))
+    shares = power_law_shares(scores, 1.5)
+    assert shares.sum() == pytest.approx(1)
+    used = torch.bincount(scores.argmax(-1).flatten(), minlength=20)
+    assert used[shares.argmax()] == used.max()
+    assert shares.max() / shares.min() == pytest.approx(20**1.5, rel=1e-4)
+    for epsilon in (0.05, 0.02):  # the plain and the log form
+        balanced = sinkhorn(scores, epsilon, 400, shares=shares).sum(1)
+        assert torch.allclose(balanced, (64 * shares).expand(2, 20), rtol=2e-2)
+    assert torch.allclose(power_law_shares(scores, 0.0), torch.full((20,), 1 / 20))
+
+
+def test_hard_codes_are_one_prototype_each() -> None:
+    model, images = _model().eval(), torch.randn(8, 3, 32, 32)
+    projections, scores = model(images)
+    soft = _objective().codes(model, projections, scores, 4, 0)
+    hard = _objective(hard=3)
+    codes = hard.codes(model, projections, scores, 4, 2)
+    assert torch.equal(codes, F.one_hot(soft.argmax(-1), 12).float())
+    assert torch.equal(hard.codes(model, projections, scores, 4, 3), soft)
+
+
+def test_a_queue_shares_the_prototypes_with_the_batch() -> None:
+    model = _model().eval()
+    objective = _objective(queue=Queue(2, 2, 4, 16, start=1, device=torch.device("cpu")))
+    batches = [model(torch.randn(12, 3, 32, 32)) for _ in range(5)]  # three big crops, two of them with codes
+    plain = [_objective().codes(model, *batch, 4, 0) for batch in batches]
+    found = [objective.codes(model, *batch, 4, step) for step, batch in enumerate(batches)]
+    for step in range(3):  # filled by steps 1 and 2
+        assert torch.equal(found[step], plain[step])
+    assert not torch.allclose(found[3], plain[3])
+    for step in (3, 4):
+        latest = [batch.scores[:8].view(2, 4, 12) for batch in batches[step - 2 : step + 1]]
+        assert torch.allclose(found[step], sinkhorn(torch.cat(latest, 1), 0.05, 3)[:, -4:], atol=1e-5)
+    assert objective.state()["objective.queue"].shape == (2, 2, 4, 16)
+    assert _objective().state() == {}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_micro_batches(whole: bool) -> None:
+    model, crops = _model().eval(), [torch.randn(8, 3, 32, 32), torch.randn(12, 3, 16, 16)]
+    undivided = _objective().accumulate(model, crops, 4, measure=True)
+    expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    found = _objective(parts=2, whole_codes=whole).accumulate(model, crops, 4, measure=True)
+    same = max(
+        (p.grad - e).norm() / e.norm() for p, e in zip(model.parameters(), expected, strict=True) if e.norm() > 0
+    )
+    assert (same < 1e-4) == whole  # codes of the whole batch give its gradient; codes of halves another one
+    assert (abs(found["loss"] - undivided["loss"]) < 1e-5) == whole
+    if not whole:
+        halves = []
+        for rows in (slice(0, 2), slice(2, 4)):
+            part = [kind.view(-1, 4, *kind.shape[1:])[:, rows].flatten(0, 1) for kind in crops]
+            halves.append(_objective().accumulate(model, part, 2, measure=False)["loss"])
+        assert found["loss"].item() == pytest.approx(sum(halves).item() / 2, abs=1e-6)
+
+
+def test_the_pass_for_codes_leaves_batchnorm_alone() -> None:
+    once, twice = _model().train(), _model().train()
+    crops = [torch.randn(8, 3, 32, 32)]
+    _objective(parts=2).accumulate(once, crops, 4, measure=False)
+    _objective(parts=2, whole_codes=True).accumulate(twice, crops, 4, measure=False)
+    for (name, a), b in zip(once.named_buffers(), twice.buffers(), strict=True):
+        assert torch.equal(a, b), name
+    assert once.trunk.stem[1].num_batches_tracked == 2
 
 
 def test_prototypes_freeze_and_keep_length_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from seerctl.shards.index import ShardSet
 from seerctl.shards.lock import write_lock
 from seerctl.train import estimate
 from seerctl.train.metrics import Metrics
+from seerctl.train.parallel import prepare_model
 from seerctl.train.run import RunDirectory, fresh_place
 from seerctl.train.signals import STOP_FILE, StopSignals
 from seerctl.train.start import images_to_go, train
@@ -110,6 +112,43 @@ def test_stopping_and_going_on_is_bit_equal(finished: Path, shards: Path, tmp_pa
     assert all(torch.equal(ours.trunk[name], theirs.trunk[name]) for name in theirs.trunk)
 
 
+def test_a_queue_goes_on_where_it_was(shards: Path, tmp_path: Path) -> None:
+    recipe = small_recipe("loss.queue=32", "loss.queue_start=1")
+    train(recipe, shards, tmp_path / "whole")
+    with pytest.raises(Saved):
+        train(recipe, shards, tmp_path / "run", progress=StopAfter(4))
+    train(recipe, shards, tmp_path / "run")
+    assert _losses(tmp_path / "run") == _losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("codes", ["micro", "batch"])
+def test_micro_batches_are_said_to_be_another_objective(
+    finished: Path, shards: Path, tmp_path: Path, heard: Callable[[], list[str]], codes: str
+) -> None:
+    recipe = small_recipe("parallel.accumulate=2", f"parallel.accumulated_codes={codes}", "schedule.steps=2")
+    train(recipe, shards, tmp_path / "run")
+    row = Metrics(tmp_path / "run" / "metrics.jsonl").rows()[0]
+    assert (row["micro_batches"], row["codes"]) == (2, codes)
+    assert row["loss"] == pytest.approx(_losses(finished)[0], rel=0.1)
+    assert row["loss"] != _losses(finished)[0]
+    assert any("2 micro-batches a step are another objective" in line for line in heard())
+
+
+def test_clipping_bounds_the_step(shards: Path, tmp_path: Path) -> None:
+    lengths = {}
+    for clip in (0.0, 1e-6):
+        recipe = small_recipe("optim.larc=false", "optim.momentum=0.0", "optim.weight_decay=0.0", "schedule.steps=1")
+        recipe = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, clip_norm=clip))
+        train(recipe, shards, tmp_path / str(clip))
+        lengths[clip] = Metrics(tmp_path / str(clip) / "metrics.jsonl").rows()[0]["gradient_norm"]
+    before, after = (load_weights(tmp_path / name / "weights.safetensors").trunk for name in ("0.0", "1e-06"))
+    start = prepare_model(small_recipe(), World()).trunk.state_dict()
+    learnt = [key for key in start if key.endswith(("weight", "bias"))]
+    moved = [sum(float((w[key] - start[key]).norm() ** 2) for key in learnt) for w in (before, after)]
+    assert lengths[0.0] == lengths[1e-6] > 1e-3  # the norm before clipping
+    assert moved[1] < 1e-6 * moved[0]
+
+
 def test_a_killed_run_goes_on_bit_equal_with_any_number_of_workers(
     finished: Path, shards: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +178,7 @@ def test_a_killed_run_goes_on_bit_equal_with_any_number_of_workers(
         ("parallel.precision=bf16", "parallel.activation_checkpointing=block"),
         ("optim.name=adamw", "optim.larc=false", "optim.lr=1e-3", "optim.no_decay=['bias', 'norm']"),
         ("schedule.shape=constant", "optim.larc=false", "model.head_batchnorm=true"),
+        ("loss.hard=1", "loss.power_law=1.0", "optim.clip_norm=0.5"),
     ],
 )
 def test_options_of_the_recipe_train(finished: Path, shards: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:

@@ -16,7 +16,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.nn.modules.batchnorm import _BatchNorm
 
 # Scores are cosines: they spread over at most 2, and exp(-2 / epsilon) is a normal float32 number above this epsilon.
 SMALLEST_EPSILON_OF_EXP = 2 / 87.3
@@ -25,20 +27,24 @@ Group = dist.ProcessGroup
 
 
 @torch.no_grad()
-def sinkhorn(scores: Tensor, epsilon: float, iterations: int, group: Group | None = None) -> Tensor:
+def sinkhorn(
+    scores: Tensor, epsilon: float, iterations: int, group: Group | None = None, shares: Tensor | None = None
+) -> Tensor:
     """Codes: each sample's distribution over prototypes, with all prototypes used equally over the global batch.
 
     Shapes: scores (..., B, K), one problem per leading index -> codes of the same shape, float32, each row of sum 1.
+    `shares` (K,) of sum 1 sets how much of the batch each prototype gets instead of 1/K.
     Alternating normalisation of exp(scores / epsilon) (Cuturi 2013; SwAV's equation 5) by scaling vectors. Over the
     ranks of `group` (None: all of them) it takes one maximum and one sum of K numbers per problem and iteration.
     """
     scores = scores.float()
     if epsilon < SMALLEST_EPSILON_OF_EXP:
-        return _sinkhorn_log(scores / epsilon, iterations, group)
+        return _sinkhorn_log(scores / epsilon, iterations, group, shares)
     kernel = scores.sub(_reduced(scores.amax(), dist.ReduceOp.MAX, group)).mul_(1 / epsilon).exp_()
     rows = torch.ones(scores.shape[:-1], device=scores.device)
     columns = rows
-    share = scores.shape[-2] * _ranks(group) / scores.shape[-1]  # rows of sum 1 leave this much for each prototype
+    total = scores.shape[-2] * _ranks(group)  # what rows of sum 1 leave for all prototypes together
+    share = total / scores.shape[-1] if shares is None else total * shares
     tiny = torch.finfo(torch.float32).tiny
     for iteration in range(iterations):
         if iteration:
@@ -49,13 +55,15 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int, group: Group | Non
     return codes.div_(codes.sum(-1, keepdim=True).clamp_min_(tiny))
 
 
-def _sinkhorn_log(logits: Tensor, iterations: int, group: Group | None) -> Tensor:
+def _sinkhorn_log(logits: Tensor, iterations: int, group: Group | None, shares: Tensor | None = None) -> Tensor:
     """The same in the log domain, for an epsilon whose exponentials leave float32; slower, one more maximum."""
     logits = logits - _reduced(logits.amax(), dist.ReduceOp.MAX, group)
     for _ in range(iterations):
         highest = _reduced(logits.amax(-2, keepdim=True), dist.ReduceOp.MAX, group)
         mass = _reduced((logits - highest).exp().sum(-2, keepdim=True), dist.ReduceOp.SUM, group)
         logits = logits - highest - mass.log()
+        if shares is not None:
+            logits = logits + shares.log()
         logits = logits - logits.logsumexp(-1, keepdim=True)
     return logits.exp()
 
@@ -68,6 +76,21 @@ def _reduced(value: Tensor, operation: dist.ReduceOp.RedOpType, group: Group | N
 
 def _ranks(group: Group | None) -> int:
     return dist.get_world_size(group) if dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def power_law_shares(scores: Tensor, exponent: float, group: Group | None = None) -> Tensor:
+    """Shares (K,) for `sinkhorn` that fall as rank^-exponent, the prototype nearest to most samples first.
+
+    Uncurated data has a few frequent themes and many rare ones; equal shares cut the frequent ones up. VISSL has such a
+    variant of its Sinkhorn. Shape: scores (..., B, K), ranked over the global batch, so that all ranks agree.
+    """
+    prototypes = scores.shape[-1]
+    counts = _reduced(torch.bincount(scores.argmax(-1).flatten(), minlength=prototypes), dist.ReduceOp.SUM, group)
+    places = torch.arange(1, prototypes + 1, device=scores.device, dtype=torch.float32)
+    shares = torch.empty(prototypes, device=scores.device)
+    shares[counts.argsort(descending=True, stable=True)] = places.pow(-exponent)
+    return shares / shares.sum()
 
 
 def targets(codes: Tensor, crop: int) -> tuple[Tensor, int]:
@@ -158,46 +181,145 @@ def spread(projections: Tensor) -> Tensor:
     return projections.float().std(dim=0, correction=0).mean() * math.sqrt(projections.shape[1])
 
 
+class Queue:
+    """The unit projections of the latest steps, which join the Sinkhorn problem of small batches (SwAV, section 3.1).
+
+    `rows` (A, S, B, D) float32: for each assigned crop S steps of this rank's B samples, oldest overwritten first. Over
+    all ranks it holds the same rows for any number of them. Being a function of the step, it needs no counter.
+    """
+
+    def __init__(self, assigned: int, steps: int, batch: int, width: int, start: int, device: torch.device) -> None:
+        self.rows = torch.zeros(assigned, steps, batch, width, device=device)
+        self.start = start
+        self._mesh: DeviceMesh | None = None
+
+    def ready(self, step: int) -> bool:
+        """Whether every row has been filled before `step` (from 0)."""
+        return step >= self.start + self.rows.shape[1]
+
+    def push(self, projections: Tensor, step: int) -> None:
+        """Keep the projections (A, B, D) of `step`."""
+        if step >= self.start:
+            self.rows[:, step % self.rows.shape[1]] = projections
+
+    def tensor(self) -> Tensor:
+        """`rows` as a checkpoint wants them: sharded over samples where there are several ranks."""
+        if _ranks(None) == 1:
+            return self.rows
+        self._mesh = self._mesh or init_device_mesh(self.rows.device.type, (_ranks(None),))
+        return DTensor.from_local(self.rows, self._mesh, [Shard(2)])
+
+
 class SwAV:
     """One step of SwAV on a model that maps crops (N, 3, S, S) to unit `projections` (N, D) and `scores` (N, K).
 
     The prototypes are `model.head.prototypes`, a bias-free linear layer whose rows this class keeps at length 1.
+    `hard`: codes are the best prototype alone during so many first steps. `power_law`: exponent of `power_law_shares`,
+    0 for equal ones. `parts`: micro-batches a step; their codes come from each alone, or, with `whole_codes`, from a
+    pass without gradient over all of them (BatchNorm sees micro-batches in both: another objective than one batch).
     """
 
     assigned = 2  # crops that get codes: the first two, as in SwAV and SEER (VISSL's crops_for_assign)
 
     def __init__(
-        self, *, temperature: float, epsilon: float, iterations: int, freeze_prototypes: int, group: Group | None = None
+        self,
+        *,
+        temperature: float,
+        epsilon: float,
+        iterations: int,
+        freeze_prototypes: int,
+        group: Group | None = None,
+        hard: int = 0,
+        power_law: float = 0.0,
+        queue: Queue | None = None,
+        parts: int = 1,
+        whole_codes: bool = False,
     ) -> None:
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.freeze_prototypes, self.group = freeze_prototypes, group
+        self.hard, self.power_law, self.queue = hard, power_law, queue
+        self.parts, self.whole_codes = parts, whole_codes
 
-    def accumulate(self, model: nn.Module, crops: Sequence[Tensor], batch: int, measure: bool) -> dict[str, Tensor]:
+    def accumulate(
+        self, model: nn.Module, crops: Sequence[Tensor], batch: int, measure: bool, step: int = 0
+    ) -> dict[str, Tensor]:
         """Forward and backward of all crops, one kind at a time; gradients are left in the parameters.
 
         Shapes: each of `crops` (count * batch, 3, S, S), crop-major. Returns scalars on the device, nothing read by the
-        host: `loss`, and with `measure` also `prototype_entropy` and `feature_std`.
+        host: `loss`, and with `measure` also `prototype_entropy` and `feature_std`. `step` counts updates from 0.
         """
+        if self.parts == 1:
+            return self._part(model, crops, batch, measure, step, None)
+        codes = self._codes_ahead(model, crops[0], batch, step) if self.whole_codes else None
+        size, found = batch // self.parts, dict[str, Tensor]()
+        for start in range(0, batch, size):
+            rows = slice(start, start + size)
+            part = [_rows(kind, batch, rows) for kind in crops]
+            own = None if codes is None else codes[:, rows]
+            for name, value in self._part(model, part, size, measure, step, own).items():
+                found[name] = found.get(name, 0) + value / self.parts
+        return found
+
+    def _part(
+        self, model: nn.Module, crops: Sequence[Tensor], batch: int, measure: bool, step: int, codes: Tensor | None
+    ) -> dict[str, Tensor]:
         total = sum(len(kind) // batch for kind in crops)
         found: dict[str, Tensor] = {}
-        codes = summed = None
+        summed = None
         first = 0
         for kind in crops:
             projections, scores = model(kind)
             views = scores.split(batch)
-            if codes is None:
-                codes = sinkhorn(
-                    torch.stack(views[: self.assigned]).detach(), self.epsilon, self.iterations, self.group
-                )
+            if first == 0:
+                if codes is None:
+                    codes = self.codes(model, projections, scores, batch, step)
                 summed = codes.sum(0)
                 if measure:
                     found["prototype_entropy"] = use_of_prototypes(scores.detach(), self.group)
                     found["feature_std"] = spread(projections.detach())
+            assert codes is not None
             loss = swav_loss(views, codes, total, self.temperature, first, summed)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss / self.parts).backward()  # type: ignore[no-untyped-call]
             found["loss"] = found.get("loss", 0) + loss.detach()
             first += len(views)
         return found
+
+    @torch.no_grad()
+    def codes(self, model: nn.Module, projections: Tensor, scores: Tensor, batch: int, step: int) -> Tensor:
+        """Codes (A, batch, K) of the assigned crops; with a queue, the latest steps share the prototypes with them."""
+        mine = slice(0, self.assigned * batch)
+        problem = scores.detach()[mine].view(-1, batch, scores.shape[1]).float()
+        if self.queue is not None:
+            latest = projections.detach()[mine].view(-1, batch, projections.shape[1]).float()
+            if self.queue.ready(step):
+                problem = torch.cat([self.queue.rows.flatten(1, 2) @ _whole(prototypes_of(model)).T, problem], 1)
+            self.queue.push(latest, step)
+        shares = power_law_shares(problem, self.power_law, self.group) if self.power_law else None
+        codes = sinkhorn(problem, self.epsilon, self.iterations, self.group, shares)[:, -batch:]
+        return F.one_hot(codes.argmax(-1), codes.shape[-1]).to(codes.dtype) if step < self.hard else codes
+
+    @torch.no_grad()
+    def _codes_ahead(self, model: nn.Module, big: Tensor, batch: int, step: int) -> Tensor:
+        """The codes of a whole batch before its micro-batches: as in training, but BatchNorm counts nothing twice."""
+        size, assigned = batch // self.parts, self.assigned * batch
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        before = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+        found = [model(_rows(big[:assigned], batch, slice(start, start + size))) for start in range(0, batch, size)]
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(self.parts)
+        projections, scores = (
+            torch.cat([one.view(-1, size, one.shape[1]) for one in tensors], 1).flatten(0, 1)
+            for tensors in zip(*found, strict=True)
+        )
+        return self.codes(model, projections, scores, batch, step)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint has to hold beside model and optimiser; loading fills the same tensors."""
+        return {} if self.queue is None else {"objective.queue": self.queue.tensor()}
 
     def before_update(self, model: nn.Module, step: int) -> None:
         """Keep the prototypes frozen during the first steps: without a gradient the optimiser passes them by."""
@@ -212,6 +334,16 @@ class SwAV:
 def prototypes_of(model: nn.Module) -> Tensor:
     """The prototypes (K, D) of a model with a SwAV head."""
     return model.get_parameter("head.prototypes.weight")
+
+
+def _whole(weight: Tensor) -> Tensor:
+    full: Tensor = weight.full_tensor() if isinstance(weight, DTensor) else weight
+    return full
+
+
+def _rows(kind: Tensor, batch: int, rows: slice) -> Tensor:
+    """Samples `rows` of crop-major (count * batch, ...), still crop-major."""
+    return kind.view(-1, batch, *kind.shape[1:])[:, rows].flatten(0, 1)
 
 
 @torch.no_grad()
