@@ -68,7 +68,8 @@ class LossConfig:
     The prototypes stay frozen for the first `freeze_prototypes` steps. Codes are the best prototype alone for the first
     `hard` steps. `power_law` lets the prototypes' shares fall as rank^-power_law instead of being equal. `queue`: so
     many projections of earlier steps (over all ranks, for each big crop) share the prototypes with a small batch, from
-    step `queue_start` on, once they are there.
+    step `queue_start` on, once they are there. `small_crops`: forwarded at their own size, or padded with zeros to the
+    first kind's as SEER's released code did.
     """
 
     objective: Literal["swav"] = "swav"
@@ -80,6 +81,7 @@ class LossConfig:
     power_law: float = 0.0
     queue: int = 0
     queue_start: int = 0
+    small_crops: Literal["own", "pad"] = "own"
 
     def __post_init__(self) -> None:
         _require(self.temperature > 0 and self.epsilon > 0, "temperature and epsilon must be positive")
@@ -222,6 +224,12 @@ class Recipe:
         _require(
             not (self.loss.queue and parts > 1 and codes == "micro"),
             'a queue and micro-batches need parallel.accumulated_codes = "batch"',
+        )
+        pad, sizes = self.loss.small_crops == "pad", [crop.size for crop in self.augment.crops]
+        _require(not pad or max(sizes) == sizes[0], "loss.small_crops: only crops that are smaller can be padded")
+        _require(
+            not (pad and parts > 1 and codes == "batch"),
+            'padded crops and micro-batches need parallel.accumulated_codes = "micro"',
         )
 
 

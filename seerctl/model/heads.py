@@ -66,8 +66,9 @@ class SwAVModel(nn.Module):
         self.trunk = trunk
         self.head = head
 
-    def forward(self, crops: Tensor) -> Prediction:
-        """Crops (N, 3, S, S) of one size -> their `Prediction`."""
+    def forward(self, crops: Tensor, spans: Sequence[tuple[int, int]] | None = None) -> Prediction:
+        """Crops (N, 3, S, S) of one size, or padded to it (`spans`: see `Trunk.pooled`) -> their `Prediction`."""
         with torch.autocast(crops.device.type, torch.bfloat16, enabled=self.autocast):
-            prediction: Prediction = self.head(self.trunk(crops))
+            features = self.trunk(crops) if spans is None else self.trunk.pooled(crops, spans)
+            prediction: Prediction = self.head(features)
         return prediction

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.regnet import BlockParams, RegNet
 
@@ -64,6 +65,18 @@ class Trunk(RegNet):  # type: ignore[misc]
         if "avgpool" in layers:
             found["avgpool"] = self.avgpool(x).flatten(1)
         return found
+
+    def pooled(self, images: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+        """Average-pooled features (N, widths[-1]) of images (N, 3, S, S) that zeros fill up beyond their own size.
+
+        `spans`: (count, size) of runs of images, whose picture is the upper left size x size. Only the part of the last
+        map that saw it is pooled, as VISSL did with SEER's small crops; BatchNorm and squeeze see the zeros too.
+        """
+        x = self.trunk_output(self.stem(images))
+        width, whole = x.shape[-1], images.shape[-1]
+        seen = [-(-size * width // whole) for _, size in spans]
+        parts = x.split([count for count, _ in spans])
+        return torch.cat([self.avgpool(part[..., :s, :s]).flatten(1) for part, s in zip(parts, seen, strict=True)])
 
 
 def build_trunk(size: RegNetSize, norm_layer: NormLayer = batch_norm) -> Trunk:

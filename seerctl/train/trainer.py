@@ -251,6 +251,7 @@ def build_objective(recipe: Recipe, world: World) -> SwAV:
         queue=queue,
         parts=parts,
         whole_codes=codes == "batch",
+        pad=loss.small_crops == "pad",
     )
 
 

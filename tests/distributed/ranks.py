@@ -38,6 +38,7 @@ CASES = {
     "node": ("parallel.shard=node", "parallel.reshard_after_forward=false"),
     "head_norm": ("model.head_batchnorm=true",),
     "adamw": ("optim.name=adamw", "optim.larc=false", "optim.lr=1e-4", "optim.no_decay=['bias', 'norm']"),
+    "pad": ("loss.small_crops=pad",),
     "queue": ("loss.queue=16", "loss.power_law=0.5", "loss.freeze_prototypes=1"),
     "sgd": ("optim.larc=false", "optim.lr=0.01"),
     "bf16": ("parallel.precision=bf16", "parallel.activation_checkpointing=block"),

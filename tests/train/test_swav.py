@@ -250,6 +250,25 @@ def test_micro_batches(whole: bool) -> None:
         assert found["loss"].item() == pytest.approx(sum(halves).item() / 2, abs=1e-6)
 
 
+def test_padded_crops_are_pooled_where_the_picture_is() -> None:
+    model, crops = _model().eval(), [torch.randn(8, 3, 64, 64), torch.randn(8, 3, 32, 32)]
+    (one, spans), *rest = swav.padded(crops)
+    assert not rest
+    assert spans == [(8, 64), (8, 32)]
+    assert one.shape == (16, 3, 64, 64)
+    assert torch.equal(one[8:, :, :32, :32], crops[1])
+    assert one[8:, :, 32:].count_nonzero() == one[8:, :, :, 32:].count_nonzero() == 0
+    x = model.trunk.trunk_output(model.trunk.stem(one))  # 2 x 2, of which the small crops saw one
+    pooled = model.trunk.pooled(one, spans)
+    assert torch.allclose(pooled[:8], x[:8].mean((2, 3)), atol=1e-6)
+    assert torch.allclose(pooled[8:], x[8:, :, 0, 0], atol=1e-6)
+    found = _objective(pad=True).accumulate(model, crops, 4, measure=True)
+    scores = list(model(one, spans).scores.split(4))
+    expected = SwaVLoss(0.1, 3, 0.05)(scores[:2], scores[2:])
+    assert found["loss"].item() == pytest.approx(expected.item(), abs=1e-6)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_the_pass_for_codes_leaves_batchnorm_alone() -> None:
     once, twice = _model().train(), _model().train()
     crops = [torch.randn(8, 3, 32, 32)]

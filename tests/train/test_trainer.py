@@ -178,6 +178,7 @@ def test_a_killed_run_goes_on_bit_equal_with_any_number_of_workers(
         ("parallel.precision=bf16", "parallel.activation_checkpointing=block"),
         ("optim.name=adamw", "optim.larc=false", "optim.lr=1e-3", "optim.no_decay=['bias', 'norm']"),
         ("schedule.shape=constant", "optim.larc=false", "model.head_batchnorm=true"),
+        ("loss.small_crops=pad", "parallel.activation_checkpointing=block"),
         ("loss.hard=1", "loss.power_law=1.0", "optim.clip_norm=0.5"),
     ],
 )

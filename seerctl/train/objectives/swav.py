@@ -217,6 +217,8 @@ class SwAV:
     `hard`: codes are the best prototype alone during so many first steps. `power_law`: exponent of `power_law_shares`,
     0 for equal ones. `parts`: micro-batches a step; their codes come from each alone, or, with `whole_codes`, from a
     pass without gradient over all of them (BatchNorm sees micro-batches in both: another objective than one batch).
+    `pad`: small crops are filled up with zeros and go through the model with the big ones, which costs 1.74 times the
+    computation at SEER's sizes and gathers sharded parameters once instead of twice.
     """
 
     assigned = 2  # crops that get codes: the first two, as in SwAV and SEER (VISSL's crops_for_assign)
@@ -234,11 +236,12 @@ class SwAV:
         queue: Queue | None = None,
         parts: int = 1,
         whole_codes: bool = False,
+        pad: bool = False,
     ) -> None:
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.freeze_prototypes, self.group = freeze_prototypes, group
         self.hard, self.power_law, self.queue = hard, power_law, queue
-        self.parts, self.whole_codes = parts, whole_codes
+        self.parts, self.whole_codes, self.pad = parts, whole_codes, pad
 
     def accumulate(
         self, model: nn.Module, crops: Sequence[Tensor], batch: int, measure: bool, step: int = 0
@@ -267,16 +270,17 @@ class SwAV:
         found: dict[str, Tensor] = {}
         summed = None
         first = 0
-        for kind in crops:
-            projections, scores = model(kind)
+        for kind, spans in padded(crops) if self.pad else [(kind, None) for kind in crops]:
+            projections, scores = model(kind) if spans is None else model(kind, spans)
             views = scores.split(batch)
             if first == 0:
                 if codes is None:
                     codes = self.codes(model, projections, scores, batch, step)
                 summed = codes.sum(0)
                 if measure:
-                    found["prototype_entropy"] = use_of_prototypes(scores.detach(), self.group)
-                    found["feature_std"] = spread(projections.detach())
+                    big = slice(0, len(crops[0]))
+                    found["prototype_entropy"] = use_of_prototypes(scores.detach()[big], self.group)
+                    found["feature_std"] = spread(projections.detach()[big])
             assert codes is not None
             loss = swav_loss(views, codes, total, self.temperature, first, summed)
             (loss / self.parts).backward()  # type: ignore[no-untyped-call]
@@ -334,6 +338,18 @@ class SwAV:
 def prototypes_of(model: nn.Module) -> Tensor:
     """The prototypes (K, D) of a model with a SwAV head."""
     return model.get_parameter("head.prototypes.weight")
+
+
+def padded(crops: Sequence[Tensor]) -> list[tuple[Tensor, list[tuple[int, int]]]]:
+    """All kinds of crops as one, each below and right filled with zeros to the size of the first; and their spans.
+
+    Shapes: (count * B, 3, S, S) each -> one (N, 3, S0, S0) with [(count * B, S), ...]. Source: VISSL's collator
+    `multidimensional_tensor`, which SEER's 10B was trained with.
+    """
+    size = crops[0].shape[-1]
+    filled = [F.pad(kind, (0, size - kind.shape[-1], 0, size - kind.shape[-1])) for kind in crops]
+    one = torch.cat(filled).contiguous(memory_format=torch.channels_last)
+    return [(one, [(len(kind), kind.shape[-1]) for kind in crops])]
 
 
 def _whole(weight: Tensor) -> Tensor:
