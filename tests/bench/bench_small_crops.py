@@ -1,4 +1,4 @@
-"""SwAV's small crops at their own size against padded ones, as SEER's released recipe has them: forward and backward."""
+"""SwAV's small crops at their own size against padded ones, as in SEER's released recipe: forward and backward."""
 
 from __future__ import annotations
 
