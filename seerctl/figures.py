@@ -41,9 +41,9 @@ DARK = {
 
 WIDTH = 460.0  # all lengths are in points: 1/72 inch, and one unit of an SVG's viewBox
 FONT = 11.0
-_ROW, _TALL_ROW, _AXIS, _KEY, _MARGIN = 21.0, 35.0, 36.0, 24.0, 6.0
+_ROW, _TALL_ROW, _AXIS, _KEY, _MARGIN = 21.0, 37.0, 36.0, 26.0, 6.0
 _BESIDE = 22  # characters of a label that fit beside its row; longer ones stand above it
-_LONGEST = 64
+_LONGEST = 54
 _DPI = 144  # of a PNG
 _MARKS: dict[Kind, str] = {"plain": "o", "pass": "o", "fail": "X", "unsure": "D"}
 _WORDS: dict[Kind, str] = {"plain": "", "pass": "passes", "fail": "fails", "unsure": "undecided"}
@@ -71,14 +71,14 @@ class Point:
 
 def intervals(
     points: Sequence[Point], *, allowed: tuple[float, float] | None = None, line: float | None = None, axis: str = "",
-    digits: int = 1, form: Form = "svg",
+    digits: int = 1, signed: bool = False, form: Form = "svg",
 ) -> bytes:  # fmt: skip
     """One marker with its interval a row, from the top; the range that is `allowed` (it may be open) is shaded.
 
     line: a value to compare with. axis: what the numbers are, with their unit. digits: after the point, of the values
-    that are written at the end of the rows.
+    that are written at the end of the rows; signed: whether those have a plus.
     """
-    figure, axes = _rows(points, axis, digits, key=allowed is not None)
+    figure, axes = _rows(points, axis, f"{'+' if signed else ''},.{digits}f", key=allowed is not None)
     _limits(axes, points, [*(allowed or ()), *([] if line is None else [line])])
     left, right = axes.get_xlim()
     if allowed is not None:
@@ -101,11 +101,11 @@ def bars(
     points: Sequence[Point], *, line: float | None = None, axis: str = "", digits: int = 1, form: Form = "svg"
 ) -> bytes:
     """One bar from zero a row, from the top, with its interval as a thin line; `line` marks a value to compare with."""
-    figure, axes = _rows(points, axis, digits, key=False)
+    figure, axes = _rows(points, axis, f",.{digits}f", key=False)
     _limits(axes, points, [0.0, *([] if line is None else [line])])
     shown = [(row, point) for row, point in enumerate(points) if math.isfinite(point.value)]
     axes.barh(
-        [row for row, _ in shown], [point.value for _, point in shown], height=0.5 if _beside(points) else 0.3,
+        [row for row, _ in shown], [point.value for _, point in shown], height=0.5 if _beside(points) else 0.24,
         color=[LIGHT[point.kind] for _, point in shown], alpha=0.55, linewidth=0, zorder=2,
     )  # fmt: skip
     _spans(axes, points, 1.3, colour=LIGHT["ink"])
@@ -147,14 +147,14 @@ def _beside(points: Sequence[Point]) -> bool:
     return max((len(point.label) for point in points), default=0) <= _BESIDE
 
 
-def _rows(points: Sequence[Point], axis: str, digits: int, *, key: bool) -> tuple[Figure, Axes]:
+def _rows(points: Sequence[Point], axis: str, written: str, *, key: bool) -> tuple[Figure, Axes]:
     """A figure as high as its rows: labels at the left (above, where they are long), values at the right."""
     with _style():
         beside, count = _beside(points), max(len(points), 1)
         top = _KEY if key else _MARGIN
         height = top + count * (_ROW if beside else _TALL_ROW) + _AXIS
-        names = 6.5 * max(12, *(len(point.label) for point in points)) + 8 if beside and points else 10.0
-        values = [_number(point.value, digits) for point in points]
+        names = 6.5 * max(6, *(len(point.label) for point in points)) + 8 if beside and points else 10.0
+        values = [_number(point.value, written) for point in points]
         numbers = 7.5 * max((len(value) for value in values), default=0) + 8
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
         place = (names / WIDTH, _AXIS / height, (WIDTH - names - numbers) / WIDTH, 1 - (_AXIS + top) / height)
@@ -169,7 +169,7 @@ def _rows(points: Sequence[Point], axis: str, digits: int, *, key: bool) -> tupl
         axes.set_xlabel(_clean(axis), color=LIGHT["muted"], labelpad=3)
         turned = axes.get_yaxis_transform()
         for row, (point, value) in enumerate(zip(points, values, strict=True)):
-            where = (-6 / (WIDTH - names - numbers), row) if beside else (0.0, row - 0.26)
+            where = (-6 / (WIDTH - names - numbers), row) if beside else (0.0, row - 0.34)
             axes.text(
                 where[0], where[1], _clean(point.label), transform=turned, color=LIGHT["ink"], va="center",
                 ha="right" if beside else "left",
@@ -221,8 +221,11 @@ def _key(figure: Figure, points: Sequence[Point]) -> None:
     )  # fmt: skip
 
 
-def _number(value: float, digits: int) -> str:
-    return f"{value:,.{digits}f}".replace("-", "\u2212") if math.isfinite(value) else ""
+def _number(value: float, written: str) -> str:
+    if not math.isfinite(value):
+        return ""
+    text = format(value, written)
+    return text.lstrip("+-") if not float(text.replace(",", "")) else text.replace("-", "\u2212")
 
 
 def _clean(text: str) -> str:

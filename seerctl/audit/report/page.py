@@ -158,13 +158,14 @@ def sentence(check: Check, record: Record) -> str:
     scale, own = view.scale_of(check), view.rate_scale(check)
     title, value = view.title_of(check).lower(), record["value"]
     if view.against(check) == "threshold":
-        return f"{title} {_minus(scale.full(value))}, demanded {view.demand(check)}"
+        return f"{title} {_typeset(scale.full(value))}, demanded {view.demand(check)}"
     side = "lower" if value < 0 else "higher"
     gap = f"{scale.full(abs(value), sign=False)} {side}"
     rate, rest = (record.get("rate") or {}).get("value"), (record.get("rest") or {}).get("value")
     if rate is None or rest is None:
-        return f"{title} is {gap}, demanded {view.demand(check)}"
-    return f"{title} {own.full(rate, sign=False)}, everyone else {own.full(rest, sign=False)}: {gap}"
+        return f"{title} is {_typeset(gap)}, demanded {view.demand(check)}"
+    both = f"{own.full(rate, sign=False)}, everyone else {own.full(rest, sign=False)}: {gap}"
+    return f"{title} {_typeset(both)}"
 
 
 # ------------------------------------------------------------------------------------------------------------- checks
@@ -178,7 +179,7 @@ def _check(check: Check, room: Room, figure: _Figures, number: int) -> dict[str,
     return {
         "id": check["id"], "anchor": f"check-{number}", "title": view.title_of(check),
         "meaning": view.MEANING.get(check["metric"], ""), "demand": view.demand(check), "verdict": check["verdict"],
-        "warn": check["severity"] == "warn", "tally": view.tally_text(check["tally"]), "suite": view.suite_of(check),
+        "warn": check["severity"] == "warn", "tally": _tally(check), "suite": view.suite_of(check),
         "charts": _charts(check, room, figure) if number < room.charts else [],
         "head": [
             "Group",
@@ -199,6 +200,11 @@ def _check(check: Check, room: Room, figure: _Figures, number: int) -> dict[str,
     }  # fmt: skip
 
 
+def _tally(check: Check) -> str:
+    """The tally in the words of the page."""
+    return view.tally_text(check["tally"]).replace("inconclusive", "undecided")
+
+
 def _has(records: Sequence[Record], name: str) -> bool:
     return any(record.get(name) for record in records)
 
@@ -208,15 +214,16 @@ def _in(unit: str) -> str:
 
 
 def _row(record: Record, scale: view.Scale, own: view.Scale, gaps: bool, rates: bool, rests: bool) -> dict[str, Any]:
-    cells = [_minus(scale.text(record["value"])), _minus(view.span(record, scale))]
-    cells += [_minus(own.text((record.get("rate") or {}).get("value"), sign=False))] if gaps and rates else []
-    cells += [_minus(own.text((record.get("rest") or {}).get("value"), sign=False))] if rests else []
+    cells = [_typeset(scale.text(record["value"])), _typeset(view.span(record, scale))]
+    cells += [_typeset(own.text((record.get("rate") or {}).get("value"), sign=False))] if gaps and rates else []
+    cells += [_typeset(own.text((record.get("rest") or {}).get("value"), sign=False))] if rests else []
     return {"name": view.name_of(record, joiner=" "), "cells": [*cells, f"{trials_of(record):,}"],
             "verdict": record["verdict"]}  # fmt: skip
 
 
-def _minus(text: str) -> str:
-    return text.replace("-", "\u2212")
+def _typeset(text: str) -> str:
+    """Numbers with a real minus, and with their unit on the same line."""
+    return text.replace("-", "\u2212").replace(" %", "\u00a0%").replace(" points", "\u00a0points")
 
 
 def _charts(check: Check, room: Room, figure: _Figures) -> list[dict[str, Any]]:
@@ -242,7 +249,7 @@ def _charts(check: Check, room: Room, figure: _Figures) -> list[dict[str, Any]]:
     charts = [{
         "caption": f"{axis[:1].upper()}{axis[1:]}, with its range, and what is allowed{some}",
         "svg": figure.intervals(points, allowed=allowed, line=0.0 if gaps else None, axis=axis + _in(scale.unit),
-                                digits=_digits(scale, points)),
+                                digits=_digits(scale, points), signed=gaps),
     }]  # fmt: skip
     if gaps and _has(records, "rate"):
         points = [_point(record, record["rate"], own, "plain") for record in records if record.get("rate")]
@@ -317,7 +324,7 @@ def _table(table: Mapping[str, Any], room: Room) -> dict[str, Any]:
     numeric = [view.is_numeric(table["rows"], column) for column in range(len(table["columns"]))]
     rows = [
         [
-            (_minus(view.cell(value)) if right else view.cell(value), right)
+            (_typeset(view.cell(value)) if right else view.cell(value), right)
             for value, right in zip(row, numeric, strict=True)
         ]
         for row in table["rows"][: room.rows]

@@ -146,7 +146,7 @@ def span(record: Record, scale: Scale) -> str:
 
 def tally_text(tally: Mapping[str, int]) -> str:
     """`3 fail, 2 pass`."""
-    return ", ".join(f"{count} {name.lower()}" for name, count in tally.items() if count) or "nothing to compare"
+    return ", ".join(f"{count:,} {name.lower()}" for name, count in tally.items() if count) or "nothing to compare"
 
 
 def total_tally(report: Report) -> dict[str, int]:
