@@ -1,6 +1,7 @@
 """`python -m tests.bench [NAME ...] [--json] [--list]`: the benchmarks, one JSON line or one table row each.
 
-Every file bench_NAME.py has `run() -> list[dict]` with the keys of `FIELDS`; ours and the peer run in turn.
+Every file bench_NAME.py has `run() -> list[dict]` with the keys of `FIELDS`; ours and the peer run in turn. A file with
+`SLOW = True` runs when it is named, or with `--all`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(NAMES)} (default: all)")
     parser.add_argument("--json", action="store_true", help="one JSON line a result")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and what they compare")
+    parser.add_argument("--all", action="store_true", help="also those that take many minutes")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in NAMES]
     if unknown:
@@ -28,6 +30,9 @@ def main() -> int:
         module = importlib.import_module(f"tests.bench.bench_{name}")
         if arguments.list:
             print(f"{name:16} {(module.__doc__ or '').strip().splitlines()[0]}")
+            continue
+        if getattr(module, "SLOW", False) and not (arguments.names or arguments.all):
+            print(f"{name}: takes long; run it by its name or with --all", file=sys.stderr)
             continue
         for result in module.run():
             assert tuple(result) == FIELDS, f"{name}: {tuple(result)}"
