@@ -130,6 +130,7 @@ class SuiteCheck:
     "within" `tolerance` of it); "rest" its difference to the rest, "baseline" its change since a baseline report, both
     by `tolerance` (default 0.05). min_n: rows that a number needs. k: of top-k or precision@k. at: a score threshold.
     labels: the name or file of a label set. household: the column of households. columns: what else the metric reads.
+    shares: the share each value should have. sample: whether the rows are a sample of more, to be judged by intervals.
     """
 
     id: str
@@ -149,6 +150,8 @@ class SuiteCheck:
     labels: str | None = None
     household: str | None = None
     columns: tuple[str, ...] = ()
+    shares: Mapping[str, float] | None = None
+    sample: bool = False
 
     def __post_init__(self) -> None:
         if not self.id.strip():
