@@ -239,12 +239,10 @@ def match(check: SuiteCheck, name: str, labels: Sequence[str], classes: Sequence
     Raises:
         UsageError: none is.
     """
-    known: dict[str, list[str]] = {}
-    for text in classes:
-        known.setdefault(_plain(text), []).append(text)
-    found = [text for label in labels for text in known.get(_plain(label), [])]
+    found = named(labels, classes)
     if found:
-        return list(dict.fromkeys(found))
+        return found
+    known = {_plain(text) for text in classes}
     near = [x for label in labels for x in difflib.get_close_matches(_plain(label), known, n=1, cutoff=0.6)]
     closest = ", ".join(f"'{text}'" for text in dict.fromkeys(near)) or "none is near"
     raise UsageError(
@@ -252,6 +250,14 @@ def match(check: SuiteCheck, name: str, labels: Sequence[str], classes: Sequence
         f"{', ...' if len(labels) > 5 else ''}); closest: {closest}",
         "A class that is never among the first needs the file of full scores, which lists all classes",
     )
+
+
+def named(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """The class names whose first name is one of `labels`, without regard to case, "_" and "-"."""
+    known: dict[str, list[str]] = {}
+    for text in classes:
+        known.setdefault(_plain(text), []).append(text)
+    return list(dict.fromkeys(text for label in labels for text in known.get(_plain(label), [])))
 
 
 def _plain(name: str) -> str:

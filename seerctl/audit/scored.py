@@ -126,8 +126,8 @@ def _statistics(
     elif metric in OVER_CLASSES:
         yield None, _mean_curve(_CURVES[metric], table, check)
     elif metric == "hit_at_k":
-        hits = _hits(table, check).astype(np.float64)
-        yield None, lambda rows, _: mean(hits[rows], len(rows))
+        found = hits(table, check).astype(np.float64)
+        yield None, lambda rows, _: mean(found[rows], len(rows))
     elif metric == "balanced_accuracy":
         yield None, _balanced(table, check)
     elif metric == "brier":
@@ -283,9 +283,16 @@ def _mean_curve(
     return statistic
 
 
-def _hits(table: Predictions, check: SuiteCheck) -> NDArray[np.bool_]:
-    """(N,) whether one of a row's labels is among its k best classes."""
-    top = best_classes(table, check, HIT_K if check.k is None else check.k)
+def hits(table: Predictions, check: SuiteCheck) -> NDArray[np.bool_]:
+    """(N,) whether one of a row's labels is among its k best classes (by default 5).
+
+    Raises:
+        UsageError: as `best_classes`.
+    """
+    top, names = best_classes(table, check, HIT_K if check.k is None else check.k)
+    if names is not table.classes:
+        place = {name: code for code, name in enumerate(table.classes)}
+        top = np.array([place.get(name, -1) for name in names], dtype=np.int32)[top]
     if table.truth is None:
         return np.asarray((top == table.label[:, None]).any(axis=1) & (table.label >= 0))
     width = len(table.classes)
@@ -294,20 +301,20 @@ def _hits(table: Predictions, check: SuiteCheck) -> NDArray[np.bool_]:
     return np.asarray(found.any(axis=1))
 
 
-def best_classes(table: Predictions, check: SuiteCheck, k: int) -> NDArray[np.int32]:
-    """(N, k or fewer) the best classes of each row as codes of the table, best first, -1 for none.
+def best_classes(table: Predictions, check: SuiteCheck, k: int) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """(N, k or fewer) the best classes of each row, best first, -1 for none, and the names that these codes stand for.
 
     Raises:
         UsageError: the table ranks fewer than k of its classes, and there is no file of full scores.
     """
-    if table.top.shape[1] >= min(k, len(table.classes)):
-        return table.top[:, :k]
+    if table.top.shape[1] >= k:
+        return table.top[:, :k], table.classes
     if table.full is not None:
-        codes, _ = table.full.top(k)
-        place = {name: code for code, name in enumerate(table.classes)}
-        return np.array([place.get(name, -1) for name in table.full.classes], dtype=np.int32)[codes]
+        return table.full.top(k)[0], table.full.classes
     if k == 1:
-        return table.prediction[:, None]
+        return table.prediction[:, None], table.classes
+    if table.top.shape[1] >= len(table.classes):
+        return table.top, table.classes
     has = f"it has top1 to top{table.top.shape[1]}" if table.top.shape[1] else "it has no top1, top2, ..."
     raise UsageError(f"check '{check.id}': {check.metric} with k = {k} needs top1 to top{k} in the table, {has}")
 
