@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from seerctl.audit.policy import SuiteCheck
 
 Rows = NDArray[np.intp]
-OPTIONS = ("cls", "k", "at", "labels", "household", "columns")
+OPTIONS = ("cls", "k", "at", "labels", "household", "columns", "shares", "sample")
 _IN_A_POLICY = {"cls": "positive"}
 
 
@@ -141,7 +141,8 @@ def refuse_unused(check: SuiteCheck, used: Sequence[str]) -> None:
         UsageError: one of them is set.
     """
     for name in OPTIONS:
-        if name not in used and getattr(check, name) not in (None, ()):
+        value = getattr(check, name)
+        if name not in used and not (value is None or value is False or value == ()):
             key = _IN_A_POLICY.get(name, name)
             raise UsageError(f"check '{check.id}': {check.metric} has no use for '{key}'", "Leave it out")
 
