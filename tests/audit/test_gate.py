@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from seerctl.audit.counts import GroupCounts
-from seerctl.audit.gate import Judged, Verdict, judge, make_block, records
-from seerctl.audit.policy import Check, Stats
+from seerctl.audit.gate import Before, FindingBlock, Judged, Verdict, judge, make_block, records
+from seerctl.audit.policy import Check, Stats, SuiteCheck
+from seerctl.audit.suite import Finding
 from seerctl.errors import UsageError
-from seerctl.stats import macro, newcombe, wilson
+from seerctl.stats import macro, newcombe, wilson, z_quantile
 
 ONE = Stats(correction="none")
 
@@ -206,3 +209,91 @@ def test_error_rates() -> None:
     assert point > 0.5  # without correction the same data fail: the test can tell
     found = sum(report_fails(generator, 20_000, worst, tpr, Stats()) for _ in range(sets)) / sets
     assert found >= 0.95
+
+
+# --------------------------------------------------------------------------------------------------------- findings
+
+
+def demand(**keys: Any) -> SuiteCheck:
+    return SuiteCheck(**{"id": "s", "suite": "leakage", "metric": "m", "threshold": 0.1, "op": "<=", **keys})
+
+
+def normal(value: float, spread: float, n: int = 100, **keys: Any) -> Finding:
+    """A finding with a normal interval."""
+    return Finding(
+        "s", "m", value, n, interval=lambda a: tuple(value + spread * z_quantile(a) * np.array([-1.0, 1.0])), **keys
+    )
+
+
+def judged_findings(check: SuiteCheck, *findings: Finding, stats: Stats = ONE, **keys: Any) -> list[dict[str, Any]]:
+    return records(judge([FindingBlock(check, findings, **keys)], stats)[0])
+
+
+def test_findings_are_judged_by_their_own_intervals() -> None:
+    found = judged_findings(demand(), normal(0.5, 0.1), normal(0.0, 0.04), normal(0.15, 0.1), normal(0.05, 0.1))
+    assert [record["verdict"] for record in found] == ["FAIL", "PASS", "INCONCLUSIVE", "INCONCLUSIVE"]
+    assert found[0]["low"] == pytest.approx(0.5 - 0.196, abs=1e-3)
+    assert found[0]["excess"] == pytest.approx(0.4)
+    assert found[0]["rate"] == pytest.approx({"value": 0.5, "trials": 100, "low": 0.304, "high": 0.696}, abs=1e-3)
+    within = demand(op="within", tolerance=0.05)
+    assert [r["verdict"] for r in judged_findings(within, normal(0.1, 0.01), normal(0.1, 0.1), normal(0.3, 0.01))] == [
+        "PASS", "INCONCLUSIVE", "FAIL",
+    ]  # fmt: skip
+
+
+def test_exact_findings_are_judged_as_they_are_and_join_no_family() -> None:
+    exact = [Finding("s", "m", value, 3) for value in (0.0, 0.1, 0.1000000000000001, 0.2)]
+    found = judged_findings(demand(), *exact)
+    assert [record["verdict"] for record in found] == ["PASS", "PASS", "PASS", "FAIL"]
+    assert found[3]["exact"] is True
+    assert (found[3]["low"], found[3]["high"], found[3]["level"]) == (0.2, 0.2, None)
+    alone = judged_findings(demand(), normal(0.0, 0.04), stats=Stats())[0]
+    crowd = judged_findings(demand(), normal(0.0, 0.04), *exact, stats=Stats())[0]
+    assert alone == crowd
+
+
+def test_findings_that_cannot_be_judged_are_listed() -> None:
+    found = judged_findings(
+        demand(), normal(0.5, 0.1, n=29), Finding("s", "m", float("nan"), 90),
+        Finding("s", "m", 0.5, 90, reason="no file"),
+    )  # fmt: skip
+    assert {record["verdict"] for record in found} == {"NOT ASSESSED"}
+    assert [record["reason"] for record in found] == ["29 rows, 30 needed", "not a number", "no file"]
+    assert "value" not in found[1]
+    unknown = Finding("s", "m", 0.5, 90, interval=lambda _: (float("nan"), float("nan")))
+    assert judged_findings(demand(), unknown)[0]["verdict"] == "INCONCLUSIVE"
+
+
+def test_one_family_over_counted_rates_and_findings() -> None:
+    counts = groups_of([700, 900], [1000, 1000])
+    block, finding = make_block(ACCURACY, counts, ("0", "1")), FindingBlock(demand(), (normal(0.5, 0.1),))
+    rates, other = judge([block, finding], Stats(0.03, "bonferroni"))
+    np.testing.assert_allclose(rates.level, 0.01)
+    np.testing.assert_allclose(other.level, 0.01)
+    apart, alone = judge([block, finding], Stats(0.03, "bonferroni", "check"))
+    assert (apart.level[0, 0], alone.level[0, 0]) == pytest.approx((0.015, 0.03))
+    warned = FindingBlock(demand(severity="warn"), (normal(0.5, 0.1),))
+    assert judge([block, warned], Stats(0.03, "bonferroni"))[0].level[0, 0] == pytest.approx(0.015)
+
+
+def test_holm_over_findings_by_hand() -> None:
+    values = [0.40, 0.36, 0.31, 0.05]  # against a limit of 0.1, spread 0.1: z = 3.0, 2.6, 2.1
+    found = judged_findings(demand(), *(normal(value, 0.1) for value in values), stats=Stats(0.05, "holm"))
+    p = [math.erfc(z / math.sqrt(2)) for z in (3.0, 2.6, 2.1)]
+    assert p[0] < 0.05 / 4 < 0.05 / 3 > p[1]
+    assert p[2] > 0.05 / 2
+    assert [record["verdict"] for record in found] == ["FAIL", "FAIL", "INCONCLUSIVE", "INCONCLUSIVE"]
+    assert found[1]["low"] > 0.1
+
+
+def test_changes_of_findings_since_a_baseline() -> None:
+    check = demand(against="baseline", threshold=None, op=">=", tolerance=0.05)
+    before = (Before(0.8, (0.78, 0.82)), Before(0.5, None), None)
+    found = judged_findings(
+        check, normal(0.6, 0.01), Finding("s", "m", 0.5, 50), normal(0.8, 0.01), before=before
+    )  # fmt: skip
+    assert [record["verdict"] for record in found] == ["FAIL", "PASS", "NOT ASSESSED"]
+    assert found[0]["value"] == pytest.approx(-0.2)
+    assert found[0]["high"] == pytest.approx(-0.2 + math.hypot(0.01 * 1.96, 0.02), abs=1e-4)
+    assert found[0]["baseline"] == {"value": 0.8, "low": 0.78, "high": 0.82}
+    assert found[2]["reason"] == "not in the baseline report"
