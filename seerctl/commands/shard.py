@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from seerctl.console import Progress, binary_stdin, say
-from seerctl.errors import InputError, RejectLimit
-from seerctl.options import SeerCommand, output_path, overwrite
+from seerctl.console import Progress, binary_stdin, say, warn
+from seerctl.errors import InputError, RejectLimit, UsageError
+from seerctl.options import SeerCommand, jobs, output_path, overwrite
 
 if TYPE_CHECKING:
     from seerctl.shards.writer import ShardReport
 
 EXAMPLES = (
     "seerctl ingest photos/ | seerctl shard -o shards/",
-    "seerctl shard stream.tar -o splits/ --maxcount 5000 --split train=0.9,val=0.1",
+    "seerctl shard stream.tar -o splits/ --maxcount 5000 --split train=0.9,val=0.1 --dedup near",
+    "seerctl shard --drop opted-out.txt -o shards/",
 )
+NEAR = 4  # `duplicates.DISTANCE`, without the numpy that importing it would take
+_SHOWN = 20  # entries of a list that name nothing
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
@@ -54,11 +57,25 @@ class ByteSize(click.ParamType[int]):
     default=None,
     help="How many streams have to come: notices one that is missing whole.",
 )
+@click.option(
+    "--dedup",
+    type=click.Choice(["near"]),
+    default=None,
+    help="Leave out pictures that look like an earlier one (also in another split), and list them in duplicates.jsonl.",
+)
+@jobs
+@click.option(
+    "--drop",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="Remove from the set in DIR the samples that FILE names, one sha256, key or source a line.",
+)
 @click.option("--append", is_flag=True, help="Go on with the set that is there.")
 @overwrite
 def shard(
     streams_: tuple[str, ...], output: Path, prefix: str, maxcount: int, maxsize: int, split: str | None,
-    streams: int | None, append: bool, overwrite: bool,
+    streams: int | None, dedup: str | None, jobs: int | None, drop: Path | None, append: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Write streams of 'seerctl ingest' into verified WebDataset shards with an index.
 
@@ -66,12 +83,26 @@ def shard(
 
     Nothing appears under its final name before every stream has shown its end marker: an incomplete one leaves
     *.partial files, no index, and exit code 4. A sample that comes twice is kept once.
+
+    With --drop nothing is read from standard input: the shards concerned are written again, the set being whole at any
+    moment. The index keeps the hashes of what went: 'audit --lineage' names models that saw it, --append leaves it out.
     """
+    if drop is not None:
+        others = {"STREAM": streams_, "--split": split, "--streams": streams, "--dedup": dedup, "--append": append,
+                  "--overwrite": overwrite}  # fmt: skip
+        clash = next((name for name, value in others.items() if value), None)
+        if clash is not None:
+            raise UsageError(f"shard: --drop takes no {clash}", "Only -o DIR goes with it")
+        _drop(drop, output)
+        return
     from seerctl.shards.setwriter import ShardOptions
     from seerctl.shards.split import Split
     from seerctl.shards.writer import write_shards
 
-    options = ShardOptions(prefix, maxcount, maxsize, Split.parse(split) if split else None, streams, append, overwrite)
+    options = ShardOptions(
+        prefix, maxcount, maxsize, Split.parse(split) if split else None, streams, append, overwrite,
+        near=NEAR if dedup else None, jobs=jobs,
+    )  # fmt: skip
     with Progress("shard", unit="samples") as progress:
         report = write_shards(_open(streams_ or ("-",)), output, options, progress)
         _summarise(report, progress.rate)
@@ -101,6 +132,26 @@ def _open(names: tuple[str, ...]) -> Iterator[tuple[str, BinaryIO]]:
 
 def _summarise(report: ShardReport, rate: float) -> None:
     sets = ", ".join(f"{name} {count:,}" for name, count in report.sets.items() if name)
-    twice = f", {report.duplicates:,} came twice" if report.duplicates else ""
+    left_out = {"came twice": report.duplicates, "look like another": report.near, "dropped before": report.refused}
+    twice = "".join(f", {count:,} {what}" for what, count in left_out.items() if count)
     into = f"{report.shards:,} shard{'s' * (report.shards != 1)} in {report.output}{f' ({sets})' if sets else ''}"
     say(f"shard: {report.samples:,} in{twice}; {into}, {report.stored / 1e6:,.1f} MB, {rate:,.0f}/s")
+
+
+def _drop(listed: Path, output: Path) -> None:
+    from seerctl.shards.drop import drop_samples, read_entries
+
+    entries = read_entries(listed)
+    with Progress("shard --drop", unit="samples") as progress:
+        report = drop_samples(output, entries, progress)
+    sets = ", ".join(f"{name} {count:,}" for name, count in report.sets.items() if name and count)
+    if report.unknown:
+        more = f" and {len(report.unknown) - _SHOWN:,} more" if len(report.unknown) > _SHOWN else ""
+        warn(f"shard: {len(report.unknown):,} not in {output}: {', '.join(report.unknown[:_SHOWN])}{more}")
+    if report.twins:
+        warn(f"shard: {report.twins:,} samples of the same bytes from other sources stay: name the sha256 to drop them")
+    before = f", {report.before:,} entries were dropped before" if report.before else ""
+    say(
+        f"shard: {report.samples:,} samples dropped from {output}{f' ({sets})' if sets else ''}; {report.rewritten:,} "
+        f"shards rewritten, {report.removed:,} removed{before}"
+    )

@@ -9,25 +9,33 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from seerctl import __version__
 from seerctl.errors import UsageError
 from seerctl.files import blame, commit, write_json
 from seerctl.shards.index import INDEX, KIND, SCHEMA, ShardSet
+from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, sweep
 from seerctl.shards.shardfile import ShardFile, aside, idx_path, read_offsets
 from seerctl.shards.split import Split
 from seerctl.shards.summary import Summary
-from seerctl.stream.records import Record, StreamEnd
+from seerctl.stream.records import Record, StreamEnd, compact
 from seerctl.stream.ustar import BLOCK, END, parse
 
-REPLACED = "index.json.replaced"  # an index while the set it names is being overwritten
-LEFTOVER = re.compile(r".*\.tar(\.idx)?\.(tmp|partial)|index\.json\.tmp")
+if TYPE_CHECKING:
+    from seerctl.shards.dedup import Twin
+
+HASH_VERSION = "dct64-1"  # `perceptual.VERSION`, without the numpy that importing it would take
+_NUMBERED = re.compile(r".*-(\d{6,})(-r\d+)?\.tar")
 
 
 @dataclass(frozen=True, slots=True)
 class ShardOptions:
-    """How a set is cut: at most `maxcount` samples and `maxsize` bytes a shard (one sample may be larger)."""
+    """How a set is cut: at most `maxcount` samples and `maxsize` bytes a shard (one sample may be larger).
+
+    near: leave out samples whose perceptual hash differs in at most so many bits from one that was kept; `jobs`
+    processes compute the hashes.
+    """
 
     prefix: str = "shard"
     maxcount: int = 10_000
@@ -36,6 +44,8 @@ class ShardOptions:
     streams: int | None = None
     append: bool = False
     overwrite: bool = False
+    near: int | None = None
+    jobs: int | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.prefix):
@@ -58,6 +68,9 @@ class SetWriter:
     summary: Summary = field(default_factory=Summary)
     added: list[dict[str, Any]] = field(default_factory=list)
     _open: ShardFile | None = None
+    left_out: int = 0
+    _before_sha256: str = ""
+    _log: BinaryIO | None = None  # of near-duplicates, still `.tmp`
 
     def __post_init__(self) -> None:
         with blame(self.directory):
@@ -66,7 +79,7 @@ class SetWriter:
     def resume(self, keys: set[bytes]) -> None:
         """Go on from the set that stands in the directory; its keys are added to `keys`."""
         with ShardSet.open(self.directory) as shards:
-            self.before = shards.index
+            self.before, self._before_sha256 = shards.index, shards.sha256
             self.kept = list(shards.index["shardlist"])
             self.summary = Summary.from_json(shards.index)
             keys.update(_keys_of(shards))
@@ -80,10 +93,30 @@ class SetWriter:
             self._finish_shard()
             shard = None
         if shard is None:
-            number = len(self.kept) + len(self.added)
+            number = self._first + len(self.added)
             shard = self._open = ShardFile(self.directory / f"{self.options.prefix}-{number:06d}.tar")
         shard.add(record.raw)
         self.summary.add(record.meta)
+
+    def leave_out(self, record: Record, twin: Twin) -> None:
+        """Note a sample that is not stored because it looks like one that was."""
+        path = self.directory / DUPLICATES
+        with blame(path):
+            if self._log is None:
+                self._log = aside(path).open("wb")
+                if self.before and path.is_file():  # not what a run wrote that was killed before its index
+                    told = self.before.get("near_duplicates", {}).get("left_out", 0)
+                    self._log.writelines(path.read_bytes().splitlines(keepends=True)[:told])
+            row = {"key": record.key, "sha256": record.meta["sha256"], "source": record.meta["source"],
+                   "of": twin.key, "distance": twin.distance}  # fmt: skip
+            self._log.write(compact(row) + b"\n")
+        self.left_out += 1
+
+    @property
+    def _first(self) -> int:
+        """The number of the first new shard: beyond every number that stands, also where a drop left gaps."""
+        numbers = [int(match[1]) + 1 for entry in self.kept if (match := _NUMBERED.fullmatch(entry["url"]))]
+        return max([len(self.kept), *numbers])
 
     def _finish_shard(self) -> None:
         if self._open is not None:
@@ -100,7 +133,18 @@ class SetWriter:
             shard = self.directory / entry["url"]
             for path in (shard, idx_path(shard)):
                 commit(aside(path), path)
+        self._publish_log()
         write_json(self.directory / INDEX, self._index(ends, duplicates))
+
+    def _publish_log(self) -> None:
+        path = self.directory / DUPLICATES
+        with blame(path):
+            if self._log is not None:
+                self._log.close()
+                self._log = None
+                commit(aside(path), path)
+            elif not self.options.append:  # of a set that stood here before
+                path.unlink(missing_ok=True)
 
     def _index(self, ends: list[StreamEnd], duplicates: int) -> dict[str, Any]:
         shards = self.kept + self.added
@@ -113,6 +157,9 @@ class SetWriter:
              "options": end.start["options"]}
             for end in ends
         ]  # fmt: skip
+        lineage = self.before.get("lineage", {})
+        step = [{"index_sha256": self._before_sha256, "by": "append"}] if self.before else []
+        history = lineage.get("history", []) + step
         return {
             "__kind__": KIND,
             "wids_version": 1,
@@ -126,8 +173,18 @@ class SetWriter:
             "rejects": dict(sorted(rejects.items())),
             "over_limit": self.before.get("over_limit", False) or any(end.over_limit for end in ends),
             "duplicates": self.before.get("duplicates", 0) + duplicates,
-            "lineage": {"streams": self.before.get("lineage", {}).get("streams", []) + streams},
+            **self._dedup(),
+            **({"dropped": self.before["dropped"]} if "dropped" in self.before else {}),
+            "lineage": {"streams": lineage.get("streams", []) + streams, **({"history": history} if history else {})},
         }
+
+    def _dedup(self) -> dict[str, Any]:
+        """How near-duplicates were found, and how many were left out over all runs."""
+        before = self.before.get("near_duplicates")
+        if self.options.near is None:
+            return {"near_duplicates": before} if before else {}
+        count = (before or {}).get("left_out", 0) + self.left_out
+        return {"near_duplicates": {"hash": HASH_VERSION, "distance": self.options.near, "left_out": count}}
 
     def abandon(self) -> None:
         """Leave what came as `.partial`: nothing of it is ever taken for a set."""
@@ -137,10 +194,17 @@ class SetWriter:
             with contextlib.suppress(OSError):
                 path.replace(path.with_name(path.name.removesuffix(".tmp") + ".partial"))
 
+    def discard_log(self) -> None:
+        """Remove the notes of a run that added nothing or failed."""
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                self._log.close()
+                aside(self.directory / DUPLICATES).unlink(missing_ok=True)
+            self._log = None
+
     def sweep(self) -> None:
         """Remove what an earlier, failed run left behind."""
-        for path in [path for path in self.directory.iterdir() if LEFTOVER.fullmatch(path.name)]:
-            path.unlink()
+        sweep(self.directory)
 
 
 def _keys_of(shards: ShardSet) -> Iterator[bytes]:

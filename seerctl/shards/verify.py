@@ -150,5 +150,7 @@ def describe(shards: ShardSet) -> dict[str, Any]:
         "rejects": index["rejects"],
         "over_limit": index["over_limit"],
         "duplicates": index["duplicates"],
+        **({"near_duplicates": index["near_duplicates"]} if "near_duplicates" in index else {}),
+        **({"dropped": len(index["dropped"])} if "dropped" in index else {}),
         "lineage": index["lineage"],
     }

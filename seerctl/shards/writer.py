@@ -9,28 +9,39 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
 
 from seerctl.errors import InputError, UsageError
 from seerctl.files import blame, fsync_directory
-from seerctl.shards.index import INDEX, load_index
+from seerctl.shards.index import INDEX, ShardSet, load_index
+from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, REPLACED
 from seerctl.shards.lock import LOCK, write_lock
-from seerctl.shards.setwriter import LEFTOVER, REPLACED, SetWriter, ShardOptions, pack_key
+from seerctl.shards.setwriter import SetWriter, ShardOptions, pack_key
 from seerctl.shards.shardfile import idx_path
 from seerctl.stream.reader import IncompleteStreamError, read_streams
-from seerctl.stream.records import StreamEnd
+from seerctl.stream.records import Record, StreamEnd
+
+if TYPE_CHECKING:
+    from seerctl.shards.dedup import Look, NearFilter
 
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What `write_shards` did; `shards` and `sets` count what is there now, the rest what came."""
+    """What `write_shards` did; `shards` and `sets` count what is there now, the rest what came.
+
+    duplicates: samples whose key was known. near: left out because they look like one that was kept. refused: those
+    that were dropped from this set on request before.
+    """
 
     output: Path
     samples: int
     duplicates: int
+    near: int
+    refused: int
     stored: int
     shards: int
     sets: dict[str, int]
@@ -59,57 +70,102 @@ def write_shards(
         old = _existing(output, options)
         names = options.split.names if options.split else (None,)
         writers = {name: SetWriter(output / (name or ""), options, name) for name in names}
-        keys: set[bytes] = set()
-        for writer in writers.values():
-            writer.sweep()
-            if options.append and (writer.directory / INDEX).is_file():
-                writer.resume(keys)
         try:
-            ends, duplicates = _consume(inputs, writers, options, keys, progress or (lambda _: None))
+            with _Dealer(writers, options, progress or (lambda _: None)) as dealer:
+                for writer in writers.values():
+                    writer.sweep()
+                    if options.append and (writer.directory / INDEX).is_file():
+                        dealer.resume(writer)
+                ends = dealer.consume(inputs)
             if any(writer.added for writer in writers.values()):
                 withdrawn = _withdraw(old)
                 for name, writer in writers.items():
-                    writer.publish(ends, duplicates[name])
+                    writer.publish(ends, dealer.duplicates[name])
                 _remove_stale(withdrawn, writers.values())
         except BaseException:
             for writer in writers.values():
                 writer.abandon()
             raise
-    return _report(output, writers, ends, duplicates)
+        finally:
+            for writer in writers.values():
+                writer.discard_log()
+    return _report(output, dealer, ends)
 
 
-def _consume(
-    inputs: Iterable[tuple[str, BinaryIO]],
-    writers: dict[str | None, SetWriter],
-    options: ShardOptions,
-    keys: set[bytes],
-    progress: Callable[[int], None],
-) -> tuple[list[StreamEnd], Counter[str | None]]:
-    """Deal every sample to its set; the end markers and the samples left out because their key was known."""
-    ends: list[StreamEnd] = []
-    duplicates: Counter[str | None] = Counter()
-    for where, file in inputs:
-        for item in read_streams(file, where):
-            if isinstance(item, StreamEnd):
-                ends.append(item)
-                continue
-            progress(1)
-            name = options.split.choose(item.key) if options.split else None
-            packed = pack_key(item.key)
-            if packed in keys:
-                duplicates[name] += 1
-                continue
-            keys.add(packed)
-            writers[name].add(item)
-    if options.streams is not None and len(ends) != options.streams:
-        raise IncompleteStreamError(
-            f"{len(ends)} whole streams came, --streams says {options.streams}", "Find the other one"
-        )
-    for writer in writers.values():
-        writer.finish()
-    if not any(writer.added or writer.kept for writer in writers.values()):
-        raise InputError("no sample came", "See what ingest rejected: seerctl ingest --rejects FILE ...")
-    return ends, duplicates
+class _Dealer:
+    """Deals samples to sets, and leaves out what is there already, looks like it, or was dropped on request."""
+
+    def __init__(
+        self, writers: dict[str | None, SetWriter], options: ShardOptions, progress: Callable[[int], None]
+    ) -> None:
+        self.writers, self.options, self._progress = writers, options, progress
+        self.duplicates: Counter[str | None] = Counter()  # samples left out because their key was known
+        self.refused = 0
+        self._keys: set[bytes] = set()
+        self._dropped: set[str] = set()
+        self._near: NearFilter | None = None
+        if options.near is not None:
+            # The command starts without numpy and Pillow; only this needs them.
+            from seerctl.shards.dedup import NearFilter  # noqa: PLC0415
+
+            self._near = NearFilter(options.near, options.jobs)
+
+    def __enter__(self) -> _Dealer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._near is not None:
+            self._near.close()
+
+    def resume(self, writer: SetWriter) -> None:
+        """Know what stands in the set of `writer`."""
+        writer.resume(self._keys)
+        self._dropped |= {record["sha256"] for record in writer.before.get("dropped", [])}
+        if self._near is not None:
+            with ShardSet.open(writer.directory) as shards:
+                self._near.seed(shards)
+
+    def consume(self, inputs: Iterable[tuple[str, BinaryIO]]) -> list[StreamEnd]:
+        """Deal every sample; the end markers that came."""
+        ends: list[StreamEnd] = []
+        for where, file in inputs:
+            for item, look in self._items(read_streams(file, where)):
+                if isinstance(item, StreamEnd):
+                    ends.append(item)
+                else:
+                    self._deal(item, look)
+        streams, writers = self.options.streams, self.writers.values()
+        if streams is not None and len(ends) != streams:
+            raise IncompleteStreamError(
+                f"{len(ends)} whole streams came, --streams says {streams}", "Find the other one"
+            )
+        for writer in writers:
+            writer.finish()
+        if not any(writer.added or writer.kept for writer in writers):
+            raise InputError("no sample came", "See what ingest rejected: seerctl ingest --rejects FILE ...")
+        return ends
+
+    def _items(self, items: Iterable[Record | StreamEnd]) -> Iterable[tuple[Record | StreamEnd, Look | None]]:
+        return ((item, None) for item in items) if self._near is None else self._near.look(items)
+
+    def _deal(self, item: Record, look: Look | None) -> None:
+        self._progress(1)
+        name = self.options.split.choose(item.key) if self.options.split else None
+        packed = pack_key(item.key)
+        if packed in self._keys:
+            self.duplicates[name] += 1
+            return
+        if self._dropped and not self._dropped.isdisjoint((item.meta["sha256"], item.meta.get("orig_sha256"))):
+            self.refused += 1
+            return
+        if self._near is not None and look is not None:
+            twin = self._near.twin(item.key, look)
+            if twin is not None:
+                self.writers[name].leave_out(item, twin)
+                return
+            self._near.keep(item.key, look)
+        self._keys.add(packed)
+        self.writers[name].add(item)
 
 
 def _existing(output: Path, options: ShardOptions) -> list[Path]:
@@ -163,7 +219,7 @@ def _withdraw(indexes: list[Path]) -> list[Path]:
     return withdrawn
 
 
-def _remove_stale(withdrawn: list[Path], writers: Iterable[SetWriter]) -> None:
+def _remove_stale(withdrawn: list[Path], writers: Collection[SetWriter]) -> None:
     """Delete the shards of replaced sets that no new one took the name of, then what named them."""
     fresh = {writer.directory / entry["url"] for writer in writers for entry in writer.added}
     for index in withdrawn:
@@ -174,14 +230,15 @@ def _remove_stale(withdrawn: list[Path], writers: Iterable[SetWriter]) -> None:
             if path not in fresh:
                 path.unlink(missing_ok=True)
                 idx_path(path).unlink(missing_ok=True)
+        if index.parent not in (writer.directory for writer in writers):
+            (index.parent / DUPLICATES).unlink(missing_ok=True)
         index.unlink()
         with contextlib.suppress(OSError):  # not empty: others use it too
             index.parent.rmdir()
 
 
-def _report(
-    output: Path, writers: dict[str | None, SetWriter], ends: list[StreamEnd], duplicates: Counter[str | None]
-) -> ShardReport:
+def _report(output: Path, dealer: _Dealer, ends: list[StreamEnd]) -> ShardReport:
+    writers = dealer.writers
     rejects: Counter[str] = Counter()
     for end in ends:
         rejects.update(end.rejects)
@@ -189,7 +246,9 @@ def _report(
     return ShardReport(
         output=output,
         samples=sum(end.samples for end in ends),
-        duplicates=duplicates.total(),
+        duplicates=dealer.duplicates.total(),
+        near=sum(writer.left_out for writer in writers.values()),
+        refused=dealer.refused,
         stored=sum(entry["filesize"] for entry in entries),
         shards=len(entries),
         sets={

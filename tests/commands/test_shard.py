@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +14,9 @@ from click.testing import Result
 
 from seerctl.errors import ExitCode, InputError
 from seerctl.shards.index import ShardSet
-from tests.streams import listing, numbered, stream_of
+from seerctl.shards.verify import verify
+from tests.pictures import draw
+from tests.streams import listing, meta_of, numbered, stream_of
 
 Run = Callable[..., Result]
 
@@ -104,3 +110,110 @@ def test_existing_output_is_kept(seerctl: Run, streams: list[Path], tmp_path: Pa
     assert result.exit_code == ExitCode.USAGE
     assert "--append or --overwrite" in result.stderr
     assert listing(tmp_path / "set") == before
+
+
+def copies(numbers: range, quality: int = 90, side: int = 64) -> list[tuple[bytes, dict[str, object]]]:
+    """Drawn pictures; those of another quality or size look the same and have other bytes."""
+    samples = []
+    for number in numbers:
+        file = io.BytesIO()
+        draw(number, 128, 96).resize((side * 2, side * 3 // 2)).save(file, "JPEG", quality=quality)
+        samples.append((file.getvalue(), meta_of(file.getvalue(), f"{quality}/{side}/{number}.jpg")))
+    return samples
+
+
+def left_out(directory: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (directory / "duplicates.jsonl").read_text().splitlines()]
+
+
+def test_near_duplicates_are_left_out_in_the_order_of_the_stream(seerctl: Run, tmp_path: Path) -> None:
+    flat = [(b"no picture", meta_of(b"no picture", f"{name}.jpg")) for name in "ab"]
+    samples = [*copies(range(6)), *copies(range(4), 60), *copies(range(3, 8), side=32), *flat, *copies(range(2))]
+    stream = stream_of(samples)
+    for jobs in (1, 3):
+        done = seerctl("shard", "-o", tmp_path / f"set{jobs}", "--dedup", "near", "--jobs", jobs, stdin=stream)
+        assert done.exit_code == 0
+        assert "2 came twice, 8 look like another" in done.stderr
+    assert listing(tmp_path / "set1") == listing(tmp_path / "set3")
+    with ShardSet.open(tmp_path / "set1") as shards:
+        assert verify(shards) == []
+        kept = {sample.key: sample.meta["source"] for sample in shards}
+        assert shards.index["near_duplicates"] == {"hash": "dct64-1", "distance": 4, "left_out": 8}
+    assert list(kept.values()) == [*(f"90/64/{n}.jpg" for n in range(6)), "90/32/6.jpg", "90/32/7.jpg", "a.jpg"]
+    rows = left_out(tmp_path / "set1")
+    assert [row["source"] for row in rows] == [
+        *(f"60/64/{n}.jpg" for n in range(4)), *(f"90/32/{n}.jpg" for n in range(3, 6)), "b.jpg",
+    ]  # fmt: skip
+    for row in rows[:-1]:
+        assert str(row["source"]).rpartition("/")[2] == str(kept[str(row["of"])]).rpartition("/")[2]
+        assert row["distance"] in range(5)
+
+
+def test_near_duplicates_of_what_stands_there_and_of_other_splits(seerctl: Run, tmp_path: Path) -> None:
+    first, second = stream_of(copies(range(12))), stream_of(copies(range(14), 60))
+    options = ("-o", tmp_path / "set", "--dedup", "near", "--split", "train=0.5,test=0.5", "--jobs", 2)
+    assert seerctl("shard", *options, stdin=first).exit_code == 0
+    assert not list((tmp_path / "set").rglob("duplicates.jsonl"))
+    done = seerctl("shard", *options, "--append", stdin=second)
+    assert done.exit_code == 0
+    assert "12 look like another" in done.stderr
+    rows = [row for name in ("train", "test") for row in left_out(tmp_path / "set" / name)]
+    assert len(rows) == 12
+    assert sum(len(ShardSet.open(tmp_path / "set" / name)) for name in ("train", "test")) == 14
+    before = listing(tmp_path / "set")
+    done = seerctl("shard", *options, "--append", stdin=second)
+    assert "2 came twice, 12 look like another" in done.stderr
+    assert listing(tmp_path / "set") == before
+    assert seerctl("shard", "-o", tmp_path / "set", "--overwrite", stdin=first).exit_code == 0
+    assert not list((tmp_path / "set").rglob("duplicates.jsonl"))
+
+
+def test_a_broken_stream_leaves_no_list(seerctl: Run, tmp_path: Path) -> None:
+    stream = stream_of([*copies(range(80)), *copies(range(80), 60)])
+    assert seerctl("shard", "-o", tmp_path / "set", "--dedup", "near", stdin=stream[:-2000]).exit_code == 4
+    assert {path.suffix for path in (tmp_path / "set").iterdir()} <= {".partial"}
+
+
+def test_samples_are_dropped_on_request(seerctl: Run, streams: list[Path], tmp_path: Path) -> None:
+    assert seerctl("shard", streams[0], "-o", tmp_path / "set", "--maxcount", 4).exit_code == 0
+    (tmp_path / "list.txt").write_text("pictures/3.jpg\npictures/99.jpg\n")
+    done = seerctl("shard", "--drop", tmp_path / "list.txt", "-o", tmp_path / "set")
+    assert done.exit_code == 0
+    assert "1 samples dropped" in done.stderr
+    assert "1 not in" in done.stderr
+    assert "pictures/99.jpg" in done.stderr
+    with ShardSet.open(tmp_path / "set") as shards:
+        assert len(shards) == 9
+        assert verify(shards) == []
+    assert (
+        "1 entries were dropped before"
+        in seerctl("shard", "--drop", tmp_path / "list.txt", "-o", tmp_path / "set").stderr
+    )
+    done = seerctl("shard", streams[0], "--append", "-o", tmp_path / "set")
+    assert "9 came twice, 1 dropped before" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "more", [("x.tar",), ("--append",), ("--overwrite",), ("--dedup", "near"), ("--split", "a=1"), ("--streams", "2")]
+)
+def test_drop_goes_with_nothing_else(seerctl: Run, tmp_path: Path, more: tuple[str, ...]) -> None:
+    done = seerctl("shard", "--drop", "list.txt", *more, "-o", tmp_path)
+    assert done.exit_code == ExitCode.USAGE
+    assert "--drop takes no" in done.stderr
+
+
+def test_what_drop_cannot_do_is_said(seerctl: Run, streams: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("pictures/3.jpg\n")
+    assert "no such shard set" in seerctl("shard", "--drop", tmp_path / "list.txt", "-o", tmp_path / "set").stderr
+    assert seerctl("shard", streams[0], "-o", tmp_path / "set").exit_code == 0
+    done = seerctl("shard", "--drop", tmp_path / "nothing.txt", "-o", tmp_path / "set")
+    assert (done.exit_code, len(done.stderr.splitlines())) == (ExitCode.INPUT, 1)
+    (tmp_path / "set" / "shard-000000.tar").write_bytes(b"cut")
+    done = seerctl("shard", "--drop", tmp_path / "list.txt", "-o", tmp_path / "set")
+    assert (done.exit_code, len(done.stderr.splitlines())) == (ExitCode.INPUT, 1)
+    assert "shard-000000.tar" in done.stderr
+
+
+def test_sharding_starts_without_numpy() -> None:
+    code = "import seerctl.shards.writer, seerctl.shards.drop, sys; assert not {'numpy', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
