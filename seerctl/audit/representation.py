@@ -5,8 +5,8 @@ much a group says about a label (M4's association bias, arXiv 2403.04547), as a 
 Cramer's V, and as mutual information.
 
 A set is a census of itself: its numbers are exact and judged as they are. A check with `sample = true` takes the
-samples for a random draw from a larger population instead, and is judged by intervals (Wilson, Newcombe); of the numbers
-that are a largest value or a strength over a whole table there is none, so those take no `sample`.
+samples for a random draw from a larger population instead and is judged by intervals (Wilson, Newcombe); numbers that
+are a largest value, or a strength over a whole table, take no `sample`.
 """
 
 from __future__ import annotations
