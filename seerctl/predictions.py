@@ -211,6 +211,20 @@ def read_predictions(
     return raw.finish()
 
 
+def table_header(path: Path) -> list[str]:
+    """The names of a table's columns, without reading its rows.
+
+    Raises:
+        InputError: no such file, or not a table.
+        UsageError: an unknown suffix.
+    """
+    check_suffix(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    with blame(path):
+        return list(open_table(path)[0])
+
+
 def _wanted(path: Path, header: Sequence[str], columns: Iterable[str] | None, ranked: bool) -> list[str]:
     for name in REQUIRED:
         if name not in header:

@@ -165,7 +165,7 @@ def _ranked(table: Predictions, check: SuiteCheck) -> tuple[NDArray[np.int32], N
     if table.top.shape[1] < k and table.full is not None:
         top, scores = table.full.top(k)
         return top, scores, table.full.classes
-    if table.top.shape[1] < k:
+    if table.top.shape[1] < min(k, len(table.classes)):
         has = f"it has top1 to top{table.top.shape[1]}" if table.top.shape[1] else "it has no top1, top2, ..."
         raise UsageError(
             f"check '{check.id}': {check.metric} with k = {k} needs top1 to top{k} in the table, {has}",
