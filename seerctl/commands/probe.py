@@ -41,6 +41,8 @@ def _options(function: F) -> F:
         output_path("Report as JSON.", required=False),
         click.option("--predictions", type=click.Path(path_type=Path), metavar="FILE",
                      help="Write the prediction for every test row (csv, jsonl, parquet), for 'audit'."),
+        click.option("--scores", type=click.Path(path_type=Path), metavar="FILE",
+                     help="Write the scores of every class for every test row (HDF5), for 'audit --scores'."),
         click.option("--min", "minima", multiple=True, metavar="METRIC=VALUE",
                      help="End with exit 3 when the metric is below the value (a fraction)."),
         click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda."),
@@ -66,7 +68,7 @@ def _options(function: F) -> F:
 )
 @click.option("--temperature", type=click.FloatRange(min=0, min_open=True), default=0.07,
               help="Votes weigh exp(similarity / temperature).")  # fmt: skip
-def knn(*, ks: tuple[int, ...], temperature: float, device: str, **shared: Any) -> None:
+def knn(*, ks: tuple[int, ...], temperature: float, device: str, scores: Path | None, **shared: Any) -> None:
     """Weighted k nearest neighbours by cosine: exact, no training.
 
     Metrics: top1, top5 and mean_per_class at the headline k, top1_k20 and so on for every k.
@@ -76,9 +78,11 @@ def knn(*, ks: tuple[int, ...], temperature: float, device: str, **shared: Any) 
 
     def work(task: Task, where: str) -> ProbeResult:
         with Progress("knn", len(task.test), "queries") as progress:
-            return run(task, ks, temperature=temperature, device=where, progress=progress)
+            return run(
+                task, ks, temperature=temperature, device=where, progress=progress, full=scores is not None
+            )  # fmt: skip
 
-    _run("knn", metric_names(ks), work, device, **shared)
+    _run("knn", metric_names(ks), work, device, scores=scores, **shared)
 
 
 @click.command(cls=SeerCommand, examples=[
@@ -97,7 +101,9 @@ def knn(*, ks: tuple[int, ...], temperature: float, device: str, **shared: Any) 
 @click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
               help="Share of the training rows held out for the choice.")  # fmt: skip
 @click.option("--seed", type=int, default=0, help="Seed of the held-out part.")
-def linear(*, penalties: tuple[float, ...], validation: float, seed: int, device: str, **shared: Any) -> None:
+def linear(
+    *, penalties: tuple[float, ...], validation: float, seed: int, device: str, scores: Path | None, **shared: Any
+) -> None:
     """Logistic regression on standardised features, its penalty chosen on a part of the training rows.
 
     Metrics: top1, top5 and mean_per_class.
@@ -109,15 +115,17 @@ def linear(*, penalties: tuple[float, ...], validation: float, seed: int, device
 
     def work(task: Task, where: str) -> ProbeResult:
         with Progress("linear", len(chosen) + 1, "fits") as progress:
-            return run(task, chosen, validation=validation, seed=seed, device=where, progress=progress)
+            return run(
+                task, chosen, validation=validation, seed=seed, device=where, progress=progress, full=scores is not None
+            )  # fmt: skip
 
-    _run("linear", METRIC_NAMES, work, device, **shared)
+    _run("linear", METRIC_NAMES, work, device, scores=scores, **shared)
 
 
 def _run(
     name: str, metrics: list[str], work: Callable[[Task, str], ProbeResult], device: str, *, train: Path, test: Path,
-    target: str, output: Path | None, predictions: Path | None, minima: tuple[str, ...], overwrite: bool,
-    output_format: str,
+    target: str, output: Path | None, predictions: Path | None, scores: Path | None, minima: tuple[str, ...],
+    overwrite: bool, output_format: str,
 ) -> None:  # fmt: skip
     from seerctl.device import pick_device
     from seerctl.predictions import write_predictions
@@ -126,7 +134,7 @@ def _run(
     from seerctl.tables import check_suffix
 
     demanded = parse_minima(minima, metrics)
-    for path in (output, predictions):
+    for path in (output, predictions, scores):
         if path is not None:
             claim(path, overwrite=overwrite)
     if predictions is not None:
@@ -137,6 +145,8 @@ def _run(
         result.save(output)
     if predictions is not None:
         write_predictions(predictions, result.predictions)
+    if scores is not None:
+        result.save_scores(scores)
     emit(result.report, output_format, text_table(result.report))
     top1 = result.report["metrics"]["top1"]
     say(

@@ -40,11 +40,13 @@ def knn(
     temperature: float = TEMPERATURE,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
+    full: bool = False,
 ) -> ProbeResult:
     """Classify every test row by its nearest training rows, for each k of `ks`.
 
     Features are L2-normalised; the report has `top1_k<k>` (and `top5_k<k>` with more than five classes) for each k, and
     the scores of `headline(ks)` as `top1`, `top5`, `mean_per_class`. A prediction's score is its share of the votes.
+    full: keep the shares of every class at the headline k.
 
     Raises:
         UsageError: no k, or one that is not positive, or all beyond the number of training rows.
@@ -52,12 +54,15 @@ def knn(
     usable = _usable(ks, len(task.train))
     bank = unit(task.train.features, device)
     ranked: dict[int, list[tuple[NDArray[np.int32], NDArray[np.float64]]]] = {k: [] for k in usable}
+    shares: list[NDArray[np.float32]] = []
     for start in range(0, len(task.test), QUERY_ROWS):
         queries = unit(task.test.features[start : start + QUERY_ROWS], device)
         similarity, index = neighbours(queries, bank, max(usable))
         votes = vote(similarity, task.train.labels[index], len(task.classes), usable, temperature)
         for k, scores in votes.items():
             ranked[k].append(rank(scores))
+        if full:
+            shares.append(votes[headline(usable)].astype(np.float32))
         if progress is not None:
             progress(len(queries))
     whole = {k: (np.concatenate([t for t, _ in r]), np.concatenate([s for _, s in r])) for k, r in ranked.items()}
@@ -68,7 +73,9 @@ def knn(
         "k": list(usable), "headline_k": headline(usable), "temperature": temperature, "similarity": "cosine",
         "weights": "exp(similarity/temperature)", "device": device,
     }  # fmt: skip
-    return make_result(task, "knn", settings, whole[headline(usable)], more)
+    return make_result(
+        task, "knn", settings, whole[headline(usable)], more, np.concatenate(shares) if full else None
+    )  # fmt: skip
 
 
 def _usable(ks: Sequence[int], rows: int) -> list[int]:

@@ -34,11 +34,13 @@ def linear(
     seed: int = 0,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
+    full: bool = False,
 ) -> ProbeResult:
     """Fit on the training side, score on the test side; a prediction's score is its softmax probability.
 
     penalties: values of `l2` to choose from (see `logistic`; scikit-learn's C is 1/(rows l2)); with one value there is
-    no choice and no validation. validation: the share of each class that is held out.
+    no choice and no validation. validation: the share of each class that is held out. full: keep the scores of every
+    class.
 
     Raises:
         UsageError: no penalty, or one that is not positive.
@@ -65,7 +67,7 @@ def linear(
         "standardised": True, "solver": "l-bfgs", "steps": solution.steps, "loss": solution.loss,
         "choice": path, "device": device,
     }  # fmt: skip
-    return make_result(task, "linear", settings, rank(probabilities))
+    return make_result(task, "linear", settings, rank(probabilities), full=probabilities if full else None)
 
 
 def _held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:

@@ -26,14 +26,25 @@ ALPHA = 0.05
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProbeResult:
-    """A finished probe: the report as plain JSON values and the prediction for every test row."""
+    """A finished probe: the report as plain JSON values and the prediction for every test row.
+
+    scores: (Q, C) those of every class, None where they were not asked for.
+    """
 
     report: dict[str, Any]
     predictions: Predictions
+    scores: NDArray[np.floating] | None = None
 
     def save(self, path: Path) -> None:
         """Write the report atomically as JSON."""
         write_json(path, self.report)
+
+    def save_scores(self, path: Path) -> None:
+        """Write the scores of every class atomically as HDF5 (see `seerctl.scores`)."""
+        from seerctl.scores import write_scores  # noqa: PLC0415  # h5py, for those who want scores
+
+        assert self.scores is not None
+        write_scores(path, self.predictions.keys, self.predictions.classes, self.scores)
 
 
 def rank(scores: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
@@ -82,8 +93,12 @@ def make_result(
     settings: Mapping[str, Any],
     scores: tuple[NDArray[np.int32], NDArray[np.float64]],
     more: Mapping[str, Any] | None = None,
+    full: NDArray[np.floating] | None = None,
 ) -> ProbeResult:
-    """The result of `protocol` from its ranked classes and scores; `more` are metrics of the protocol's own."""
+    """The result of `protocol` from its ranked classes and scores; `more` are metrics of the protocol's own.
+
+    full: the scores of every class (Q, C), to be kept.
+    """
     top, top_scores = scores
     mean, per_class = class_metrics(task, top[:, 0])
     report = {
@@ -100,7 +115,7 @@ def make_result(
         "warnings": list(task.warnings),
         "versions": versions(),
     }
-    return ProbeResult(report, _predictions(task, top, top_scores))
+    return ProbeResult(report, _predictions(task, top, top_scores), full)
 
 
 def versions() -> dict[str, str]:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from seerctl.predictions import read_predictions
+from seerctl.scores import open_scores
 from tests.feature_files import pair, write_features
 
 Run = Callable[..., Any]
@@ -44,6 +47,21 @@ def test_report_predictions_and_audit(protocol: str, cli: Run, files: tuple[Path
     judged = cli("audit", "--fairness", "--predictions", table, "--groups", "group", "--output-format", "json")
     assert judged.exit_code in (0, 3, 6)
     assert json.loads(judged.stdout)["inputs"]["rows"] == 120
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear"])
+def test_scores_of_every_class(protocol: str, cli: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
+    table, scores = tmp_path / "p.csv", tmp_path / "s.h5"
+    done = cli(*probe(protocol, files, "--predictions", table, "--scores", scores))
+    assert done.exit_code == 0, done.stderr
+    read = read_predictions(table, [], ranked=True)
+    full = open_scores(scores, read.keys)
+    assert full.classes == read.classes
+    whole = full.of(read.classes)
+    np.testing.assert_allclose(whole.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(whole, read.top, 1), read.top_scores, atol=1e-6)
+    again = cli(*probe(protocol, files, "--scores", scores))
+    assert (again.exit_code, "exists already" in again.stderr) == (2, True)
 
 
 def test_text(cli: Run, files: tuple[Path, Path]) -> None:
