@@ -16,9 +16,9 @@ from seerctl.audit.clusters import Frame, make_frame, with_spread
 from seerctl.audit.counts import GroupCounts, Grouping, count
 from seerctl.audit.gate import Block, Comparisons, FindingBlock, make_block, select
 from seerctl.audit.groups import derive, sources
-from seerctl.audit.policy import METRIC_TABLES, Check, LoadedPolicy, Policy, SuiteCheck
-from seerctl.audit.suite import Finding
-from seerctl.audit.summary import Part, assemble
+from seerctl.audit.policy import METRIC_TABLES, AnyCheck, Check, LoadedPolicy, Policy, SuiteCheck
+from seerctl.audit.suite import Finding, SuiteResult, Table
+from seerctl.audit.summary import Part, assemble, section_of
 from seerctl.columns import Column
 from seerctl.errors import UsageError
 from seerctl.files import sha256_file
@@ -26,6 +26,7 @@ from seerctl.predictions import Predictions, read_predictions
 from seerctl.stats import wilson
 
 MAX_LEVELS = 1000
+RETRIEVAL = "seerctl.audit.retrieval"  # reads features, all others a table
 Plan = dict[str, list[Grouping]]
 
 LIMITS = (
@@ -56,28 +57,79 @@ def judge_table(table: Predictions, loaded: LoadedPolicy, plan: Plan, inputs: di
 
 
 def measure_fairness(
-    path: Path, policy: Policy, groups: Sequence[str] = (), *, scores: Path | None = None,
-    baseline: Baseline | None = None,
+    path: Path | None, policy: Policy, groups: Sequence[str] = (), *, scores: Path | None = None,
+    features: Sequence[Path] = (), baseline: Baseline | None = None,
 ) -> Part:  # fmt: skip
-    """What the fairness suite brings to a report on the table at `path`; arguments and errors as `audit_fairness`."""
+    """What the fairness suite brings to a report on the table at `path`; arguments and errors as `audit_fairness`.
+
+    features: queries, and the database they are searched in if it is another, for checks of same-attribute retrieval.
+    """
     checks = [check for check in policy.check if check.suite == "fairness"]
     plan = {check.id: policy.groupings(check, groups) for check in checks}
-    scored = [check for check in checks if isinstance(check, SuiteCheck)]
+    searched = {c.id for c in checks if isinstance(c, SuiteCheck) and _module_of(c) == RETRIEVAL}
+    rows = {name: groupings for name, groupings in plan.items() if name not in searched}
+    parts = []
+    if rows:
+        if path is None:
+            raise UsageError("audit --fairness: nothing to judge", "Pass --predictions FILE")
+        parts.append(_measure_rows(path, policy, rows, scores, baseline))
+    if searched:
+        parts.append(_measure_retrieval([c for c in checks if c.id in searched], plan, policy, features, baseline))
+    return parts[0] if len(parts) == 1 else _both(*parts)
+
+
+def _both(one: Part, two: Part) -> Part:
+    inputs = {**one.inputs, **two.inputs}
+    return replace(one, blocks=[*one.blocks, *two.blocks], inputs=inputs, section=one.section or two.section)
+
+
+def _measure_rows(path: Path, policy: Policy, plan: Plan, scores: Path | None, baseline: Baseline | None) -> Part:
+    scored = [check for check in policy.check if check.id in plan and isinstance(check, SuiteCheck)]
     wanted = list(dict.fromkeys(name for found in plan.values() for grouping in found for name in grouping))
     wanted += [policy.data.cluster] if policy.data.cluster else []
     for check in scored:
         wanted += [*check.columns, *([check.household] if check.household else [])]
-    table = read_predictions(
-        path, sources(wanted, policy.recipes), ranked=bool(scored), lists=len(scored) == len(checks)
-    )  # fmt: skip
+    columns = sources(wanted, policy.recipes)
+    if scored:
+        from seerctl.audit.inputs import read_table  # noqa: PLC0415  # h5py, for those who need it
+
+        table = read_table(path, [check for check in policy.check if check.id in plan], columns, scores=scores)
+    else:
+        table = read_predictions(path, columns)
     table = replace(table, columns=derive(table.columns, wanted, policy.recipes, str(path)))
     inputs = {"predictions": str(path), "sha256": sha256_file(path)}
     if scores is not None:
-        from seerctl.scores import open_scores  # noqa: PLC0415  # h5py, for those who have scores
-
-        table = replace(table, full=open_scores(scores, table.keys))
-        inputs["scores"] = str(scores)
+        inputs |= {"scores": str(scores), "scores_sha256": sha256_file(scores)}
     return measure_table(table, policy, plan, inputs, baseline)
+
+
+def _measure_retrieval(
+    checks: Sequence[AnyCheck], plan: Plan, policy: Policy, features: Sequence[Path], baseline: Baseline | None
+) -> Part:
+    from seerctl.audit.retrieval import open_retrieval  # noqa: PLC0415
+
+    if not 1 <= len(features) <= 2:
+        raise UsageError(
+            f"check '{checks[0].id}': {checks[0].metric} needs features",
+            "Pass --features QUERIES.h5, and --features DATABASE.h5 if they are searched in another file",
+        )
+    found = open_retrieval(features[0], features[1] if len(features) > 1 else None)
+    attributes = [name for check in checks if isinstance(check, SuiteCheck) for name in check.columns]
+    wanted = [*attributes, *(name for check in checks for grouping in plan[check.id] for name in grouping)]
+    asked, bank = found.queries, found.database
+    found = replace(
+        found,
+        queries=replace(asked, columns=derive(asked.columns, wanted, policy.recipes, str(asked.path))),
+        database=replace(bank, columns=derive(bank.columns, attributes, policy.recipes, str(bank.path))),
+    )
+    blocks = [
+        with_reported(_scored(check, plan[check.id], found, policy), baseline)
+        for check in checks
+        if isinstance(check, SuiteCheck)
+    ]
+    names = ("features", "database")[: len(features)]
+    read = {name: {"path": str(p), "sha256": sha256_file(p)} for name, p in zip(names, features, strict=True)}
+    return Part("fairness", blocks, inputs=read)
 
 
 def measure_table(
@@ -91,7 +143,7 @@ def measure_table(
     if compares and baseline is None:
         check = next(check for check in checks if check.against == "baseline")
         raise UsageError(f"check '{check.id}' compares with a baseline", "Pass --baseline report.json")
-    if baseline is not None and baseline.predictions is not None and compares:
+    if baseline is not None and baseline.predictions is not None and any(c.against == "baseline" for c in counted):
         table, before = align(table, baseline)
     names = dict.fromkeys(name for found in plan.values() for grouping in found for name in grouping)
     columns = {name: table.columns[name].coded() for name in names}
@@ -109,12 +161,15 @@ def measure_table(
                 "mean_average_precision and hit_at_k judge such tables",
             )
         blocks += _counted(counted, plan, policy, rows, counts, baseline)
+    published: dict[str, Table] = {}
     for check in checks:
         if isinstance(check, SuiteCheck):
-            blocks += [with_reported(block, baseline) for block in _scored(check, plan[check.id], table, policy)]
+            blocks.append(with_reported(_scored(check, plan[check.id], table, policy), baseline))
+            published |= {t.title: t for t in getattr(importlib.import_module(_module_of(check)), "REFERENCE", ())}
     return Part(
         "fairness",
         blocks,
+        section_of(SuiteResult("fairness", (), tuple(published.values()))) if published else {},
         groups=[_description(counts[grouping]) for grouping in groupings if grouping in counts],
         inputs={
             **inputs, "rows": len(table), "unlabelled": int((~table.labelled).sum()), "classes": len(table.classes),
@@ -193,22 +248,24 @@ def _counted(
     return blocks
 
 
-def _scored(check: SuiteCheck, groupings: Sequence[Grouping], table: Predictions, policy: Policy) -> list[FindingBlock]:
-    """The findings of a check whose metric is more than a rate of counts, by the module that measures it."""
+def _scored(check: SuiteCheck, groupings: Sequence[Grouping], rows: Any, policy: Policy) -> FindingBlock:
+    """The findings of a check whose metric is more than a rate of counts, by the module that measures it.
+
+    rows: a table, or features for retrieval.
+    """
     if check.household is None and policy.data.cluster is not None:
         check = replace(check, household=policy.data.cluster)
-    module = next(m for m, name in METRIC_TABLES["fairness"] if check.metric in _table_of(m, name))
-    measure = importlib.import_module(module).measure
-    findings: list[Finding] = [finding for grouping in groupings for finding in measure(table, check, grouping)]
-    return [FindingBlock(check, tuple(findings))]
+    measure = importlib.import_module(_module_of(check)).measure
+    findings: list[Finding] = [finding for grouping in groupings for finding in measure(rows, check, grouping)]
+    return FindingBlock(check, tuple(findings))
 
 
-def _table_of(module: str, name: str) -> Mapping[str, Any]:
-    try:
-        found: Mapping[str, Any] = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError:
-        return {}
-    return found
+def _module_of(check: SuiteCheck) -> str:
+    """The module that measures a check's metric."""
+    for module, name in METRIC_TABLES["fairness"]:
+        if check.metric in getattr(importlib.import_module(module), name):
+            return module
+    raise UsageError(f"check '{check.id}': no metric '{check.metric}'")
 
 
 def _check_levels(columns: dict[str, Any]) -> None:

@@ -231,6 +231,26 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
+class Balancing:
+    """How `--balance` weighs samples (see `balance`).
+
+    attributes: columns to balance, "a*b" for an intersection; none: the policy's groups or those of `--groups`. labels:
+    columns to free from them. eta: the weight that all stay near. bound: the largest. representation, association: how
+    far shares may be off, and how much a group may say of a label (false: no limit). keep_mean: whether the mean weight
+    has to be eta. targets: the shares by attribute, or "uniform" (without targets) or "observed".
+    """
+
+    attributes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ("label",)
+    eta: float = 1.0
+    bound: float = 5.0
+    representation: float | Literal[False] = 0.01
+    association: float | Literal[False] = 0.01
+    keep_mean: bool = True
+    targets: Mapping[str, Mapping[str, float] | Literal["uniform", "observed"]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A whole policy file.
 
@@ -248,6 +268,7 @@ class Policy:
     data: Data = Data()
     bin: tuple[Bin, ...] = ()
     map: tuple[Map, ...] = ()
+    balance: Balancing = Balancing()
 
     def __post_init__(self) -> None:
         if not self.check:
@@ -378,7 +399,8 @@ def load_policy(where: str | Path | None = None, suites: Sequence[SuiteName] = (
 
 def _ready(suites: Sequence[SuiteName]) -> LoadedPolicy:
     """The shipped policies of several suites as one: their checks together, the rest as in the first of them."""
-    found = [load_policy("default" if suite == "fairness" else suite) for suite in suites]
+    names = ["default" if suite == "fairness" else suite for suite in suites or ("representation",)]
+    found = [load_policy(name) for name in names]
     if len(found) == 1:
         return found[0]
     first = found[0]

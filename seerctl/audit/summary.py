@@ -78,9 +78,16 @@ def jsonable(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
 
 
-def assemble(parts: Sequence[Part], loaded: LoadedPolicy, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The report over all suites, judged as one: plain JSON values, with the keys of `more` at its top level."""
-    policy, suites = loaded.policy, [part.suite for part in parts]
+def assemble(
+    parts: Sequence[Part], loaded: LoadedPolicy, more: Mapping[str, Any] | None = None,
+    suites: Sequence[SuiteName] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The report over all suites, judged as one: plain JSON values, with the keys of `more` at its top level.
+
+    suites: whose checks are judged, by default those of the parts.
+    """
+    policy, shown = loaded.policy, [part.suite for part in parts]
+    suites = shown if suites is None else suites
     checks = [check for check in policy.check if check.suite in suites]
     blocks = [block for part in parts for block in part.blocks]
     found: dict[str, list[dict[str, Any]]] = {check.id: [] for check in checks}
@@ -94,8 +101,8 @@ def assemble(parts: Sequence[Part], loaded: LoadedPolicy, more: Mapping[str, Any
     verdict, code = _overall(summaries)
     return {
         "schema": SCHEMA,
-        "suite": suites[0],
-        "suites": suites,
+        "suite": shown[0],
+        "suites": shown,
         "verdict": verdict,
         "exit_code": int(code),
         "headline": _headline(verdict, summaries),

@@ -12,9 +12,13 @@ from seerctl.console import emit, say, warn
 from seerctl.errors import UsageError
 from seerctl.options import F, SeerCommand, output_format, output_path, overwrite
 
-SUITES = ("fairness",)  # the flags, in the order of the report
-# What belongs to one suite alone: of no use, and so a mistake on the command line, without it.
-ONLY = {"predictions": ("fairness",), "scores": ("fairness",)}
+SUITES = ("fairness", "representation", "robustness")  # the flags, in the order of the report
+# What not every suite reads: a mistake on the command line without one that does.
+ONLY = {
+    "predictions": ("fairness", "robustness"), "scores": ("fairness",), "features": ("fairness", "robustness"),
+    "data": ("representation", "balance"), "weights": ("balance",),
+    "shifted": ("robustness",), "other": ("robustness",), "models": ("robustness",),
+}  # fmt: skip
 
 
 def _names(_: click.Context, __: click.Parameter, value: Any) -> tuple[str, ...]:
@@ -36,8 +40,21 @@ def _path(*names: str, metavar: str = "FILE", **kwargs: Any) -> Callable[[F], F]
 @click.option(
     "--fairness", is_flag=True, help="Compare rates between groups: accuracy, TPR, FPR, precision, selection, AUC, ..."
 )
+@click.option("--representation", is_flag=True, help="What a shard set holds: shares, gaps, associations with labels.")
+@click.option("--robustness", is_flag=True, help="What accuracy is lost on shifted pictures, and by which groups.")
+@click.option("--balance", is_flag=True, help="Write sample weights that balance the shard set (M4).")
 @_path("--predictions", help="Table with key, label, prediction and metadata columns (csv, jsonl, parquet).")
 @_path("--scores", help="HDF5 with the scores of all classes for the rows of --predictions.")
+@_path("--features", multiple=True, default=(),
+       help="HDF5 of 'extract'. Fairness: of the queries, and again of the database they are searched in.")  # fmt: skip
+@_path("--data", metavar="SET", multiple=True, default=(), help="Shard set; again for one to compare it with.")
+@_path("--shifted", metavar="TABLE", multiple=True, default=(),
+       help="Predictions on the same rows, corrupted or restyled; once for each shift.")  # fmt: skip
+@_path("--other", metavar="TABLE", multiple=True, default=(),
+       help="Predictions on another data set of the same task.")  # fmt: skip
+@_path("--models", metavar="TABLE",
+       help="Accuracies of other models (clean,shifted,shift), for effective_robustness.")  # fmt: skip
+@_path("--weights", show_default="weights.h5 in --output", help="Where --balance writes, .h5 or .csv.")
 @click.option(
     "--groups",
     type=click.UNPROCESSED,
@@ -57,7 +74,7 @@ def _path(*names: str, metavar: str = "FILE", **kwargs: Any) -> Callable[[F], F]
 @output_format
 @click.pass_context
 def audit(
-    context: click.Context, /, *, groups: tuple[str, ...], policy: str | None, baseline: Path | None,
+    context: click.Context, /, *, balance: bool, weights: Path | None, policy: str | None, baseline: Path | None,
     baseline_predictions: Path | None, output: Path | None, overwrite: bool, output_format: str, **given: Any,
 ) -> int:  # fmt: skip
     """Judge predictions by group against a policy: a gate for CI.
@@ -68,7 +85,11 @@ def audit(
     as one.
     """
     suites = [name for name in SUITES if given.pop(name)]
-    _check_flags(context, suites)
+    _check_flags(context, [*suites, *(["balance"] if balance else [])])
+    if balance:
+        weights = weights or (output / "weights.h5" if output else None)
+        if weights is None:
+            raise UsageError("audit --balance: nowhere to write", "Pass -o DIR or --weights FILE")
     if baseline is None and baseline_predictions is not None:
         raise UsageError("audit: --baseline-predictions without --baseline", "Pass --baseline report.json")
     from seerctl.audit import report as reports
@@ -76,11 +97,14 @@ def audit(
     from seerctl.audit.policy import load_policy
     from seerctl.audit.suites import Inputs
     from seerctl.audit.suites import audit as judge
+    from seerctl.files import claim
 
     if output is not None:
         reports.claim_directory(output, overwrite=overwrite)
+    if balance and weights is not None:
+        claim(weights, overwrite=overwrite)
     before = None if baseline is None else load_baseline(baseline, baseline_predictions)
-    inputs = Inputs(groups=groups, baseline=before, **given)
+    inputs = Inputs(baseline=before, weights=weights if balance else None, **given)
     report = judge(suites, inputs, load_policy(policy, suites))  # type: ignore[arg-type]  # names of SUITES
     if report["not_run"]:
         left = dict.fromkeys(entry["suite"] for entry in report["not_run"])
@@ -102,7 +126,8 @@ def _check_flags(context: click.Context, suites: list[str]) -> None:
         UsageError: so it is.
     """
     if not suites:
-        raise UsageError("audit: no suite named", f"Pass {' or '.join(f'--{name}' for name in SUITES)}")
+        names = [f"--{name}" for name in (*SUITES, "balance")]
+        raise UsageError("audit: no suite named", f"Pass {', '.join(names[:-1])} or {names[-1]}")
     for name, owners in ONLY.items():
         typed = context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
         if typed and not set(owners) & set(suites):

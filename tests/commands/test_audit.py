@@ -86,7 +86,12 @@ def test_existing_output(cli: Run, table: Callable[..., Path], tmp_path: Path) -
         ([], 2, "Pass --groups"),
         (["--groups", "group", "--policy", "none.toml"], 2, "none.toml: no such file"),
         (["--groups", "group,,age"], 2, "not a list of names"),
-        (["--groups", "group", "--representation"], 2, "No such option"),
+        (["--groups", "group", "--representation"], 2, "audit --representation: nothing to judge. Pass --data SET"),
+        (["--groups", "group", "--nonsense"], 2, "No such option"),
+        (["--groups", "group", "--data", "shards"], 2, "--data is not read by --fairness"),
+        (["--groups", "group", "--baseline-predictions", "p.csv"], 2, "without --baseline"),
+        (["--groups", "group", "--baseline", "none.json"], 4, "none.json: no such file"),
+        (["--groups", "group", "--policy", "representation"], 2, "has no check of the fairness suite"),
     ],
 )
 def test_usage(arguments: list[str], code: int, message: str, cli: Run, table: Callable[..., Path]) -> None:
