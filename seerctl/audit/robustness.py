@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seerctl.audit.counts import Grouping, group_rows
+from seerctl.audit.groups import Recipe
 from seerctl.audit.invariance import NEIGHBOURS, Families, common_neighbours, equal_predictions, nearest, shares
 from seerctl.audit.measured import Rows, Sample, Statistic, clusters_of, column, findings, refuse_unused
 from seerctl.audit.shifts import (
@@ -87,12 +88,13 @@ PAIR_LIMIT = (
 def audit_robustness(
     clean: Path, shifted: Sequence[Path], checks: Sequence[SuiteCheck], *, groups: Sequence[str] = (),
     other: Sequence[Path] = (), features: Path | None = None, baselines: Path | None = None,
+    recipes: Mapping[str, Recipe] | None = None,
 ) -> SuiteResult:  # fmt: skip
     """Measure what `checks` ask for, from tables of predictions.
 
     shifted: tables of the same rows, corrupted or restyled. other: tables of other data sets of the same task, whose
     rows pair with nothing. features: of the clean rows, for neighbour_invariance. baselines: accuracies of other models
-    as csv or JSON list of `clean, shifted[, shift]`, for effective_robustness.
+    as csv or JSON list of `clean, shifted[, shift]`, for effective_robustness. recipes: columns made of others.
 
     Raises:
         UsageError: a check that lacks columns or inputs, or has no use for a key; fewer than five baseline models.
@@ -100,10 +102,11 @@ def audit_robustness(
     """
     for check in checks:
         _check_options(check, features, baselines)
-    table = read_clean(clean, dict.fromkeys(name for c in checks for name in _columns(c, groups)))
+    made = recipes or {}
+    table = read_clean(clean, list(dict.fromkeys(name for c in checks for name in _columns(c, groups))), made)
     shifts = [read_shift(path, table) for path in shifted]
     wanted = dict.fromkeys(name for c in checks if c.metric in BY_SHIFT for name in _columns(c, groups))
-    shifts += [read_other(path, wanted) for path in other]
+    shifts += [read_other(path, list(wanted), made) for path in other]
     check_names(shifts)
     lines = {} if baselines is None else read_lines(baselines)
     found: list[Finding] = []
@@ -130,7 +133,7 @@ def _check_options(check: SuiteCheck, features: Path | None, baselines: Path | N
     if check.metric == "neighbour_invariance" and features is None:
         raise UsageError(f"check '{check.id}': neighbours need features", "Pass --features FILE")
     if check.metric == "effective_robustness" and baselines is None:
-        raise UsageError(f"check '{check.id}': effective robustness needs other models", "Pass --baselines FILE")
+        raise UsageError(f"check '{check.id}': effective robustness needs other models", "Pass --models FILE")
     if check.metric == "effective_robustness" and (check.groups or check.against == "rest"):
         raise UsageError(f"check '{check.id}': effective_robustness is of all rows, it takes no groups")
 

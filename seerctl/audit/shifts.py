@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seerctl.audit.groups import Recipe, derive, sources
 from seerctl.columns import Column
 from seerctl.errors import InputError, UsageError
 from seerctl.files import blame, read_json
@@ -59,18 +60,27 @@ class Shift:
         return family if severity.isdigit() else self.name
 
 
-def read_clean(path: Path, columns: Iterable[str]) -> Clean:
-    """The clean table with `columns`, its rows without a label left out.
+def read_clean(path: Path, columns: Sequence[str], recipes: Mapping[str, Recipe]) -> Clean:
+    """The clean table with `columns` (some of them made by `recipes`), its rows without a label left out.
 
     Raises:
-        UsageError, InputError: as `read_predictions`.
+        UsageError, InputError: as `read_predictions` and `groups.derive`.
     """
-    table = read_predictions(path, columns)
-    kept = np.flatnonzero(table.labelled)
+    table, taken, kept = _read(path, columns, recipes)
     return Clean(
         path, table.keys[kept], _labels(table)[kept], (table.label == table.prediction)[kept], table.prediction[kept],
-        {name: column.take(kept) for name, column in table.columns.items()},
+        taken,
     )  # fmt: skip
+
+
+def _read(
+    path: Path, columns: Sequence[str], recipes: Mapping[str, Recipe]
+) -> tuple[Predictions, dict[str, Column], NDArray[np.intp]]:
+    """A table, its columns at the rows that have a label, and these rows."""
+    table = read_predictions(path, sources(columns, recipes))
+    kept = np.flatnonzero(table.labelled)
+    made = derive(table.columns, columns, recipes, str(path))
+    return table, {name: column.take(kept) for name, column in made.items()}, kept
 
 
 def read_shift(path: Path, clean: Clean) -> Shift:
@@ -100,15 +110,13 @@ def read_shift(path: Path, clean: Clean) -> Shift:
     return Shift(_name(path, table), path, True, right, clean.columns)
 
 
-def read_other(path: Path, columns: Iterable[str]) -> Shift:
+def read_other(path: Path, columns: Sequence[str], recipes: Mapping[str, Recipe]) -> Shift:
     """The table of another data set with the same task: nothing pairs its rows with the clean ones.
 
     Raises:
-        UsageError, InputError: as `read_predictions`.
+        UsageError, InputError: as `read_predictions` and `groups.derive`.
     """
-    table = read_predictions(path, columns)
-    kept = np.flatnonzero(table.labelled)
-    taken = {name: column.take(kept) for name, column in table.columns.items()}
+    table, taken, kept = _read(path, columns, recipes)
     return Shift(path.stem, path, False, (table.label == table.prediction)[kept], taken)
 
 

@@ -116,11 +116,13 @@ def _representation(inputs: Inputs, loaded: LoadedPolicy, checks: Sequence[Suite
 def _robustness(inputs: Inputs, loaded: LoadedPolicy, checks: Sequence[SuiteCheck]) -> Part:
     from seerctl.audit.robustness import audit_robustness  # noqa: PLC0415
 
-    if inputs.predictions is None or not (inputs.shifted or inputs.other):
+    alone = {"clean_accuracy", "prediction_invariance", "neighbour_invariance"}
+    compares = any(check.metric not in alone for check in checks)
+    if inputs.predictions is None or (compares and not (inputs.shifted or inputs.other)):
         raise UsageError("audit --robustness: nothing to compare", "Pass --predictions CLEAN and --shifted TABLE")
     result = audit_robustness(
         inputs.predictions, inputs.shifted, checks, groups=_groups(inputs, loaded), other=inputs.other,
-        features=next(iter(inputs.features), None), baselines=inputs.models,
+        features=next(iter(inputs.features), None), baselines=inputs.models, recipes=loaded.policy.recipes,
     )  # fmt: skip
     return part_of(result, checks, inputs.baseline)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seerctl.audit.groups import Bin
 from seerctl.audit.policy import SuiteCheck
 from seerctl.audit.robustness import METRICS, _difference, _paired, above_line, audit_robustness
 from seerctl.audit.shifts import Line, expit, logit, read_lines
@@ -113,6 +114,14 @@ def test_groups_that_lose_more_than_the_rest(tmp_path: Path) -> None:
     assert [row[:4] for row in by_group.rows] == [("f", 100, 1.0, 0.5), ("m", 100, 1.0, 0.0)]
 
 
+def test_groups_made_of_other_columns(tmp_path: Path) -> None:
+    clean = results(tmp_path / "clean.csv", CLEAN, [20, 50] * 5, names=["age"])
+    fog = results(tmp_path / "fog-3.csv", FOG)
+    old = {"age": Bin("age", edges=(40.0,), labels=("young", "old"))}
+    found = audit_robustness(clean, [fog], [check("drop", groups=("age",))], recipes=old).findings
+    assert [finding.group["age"] for finding in found] == ["young", "old"]
+
+
 def test_without_groups_the_rest_is_not_assessed(tmp_path: Path) -> None:
     clean, fog = results(tmp_path / "clean.csv", CLEAN), results(tmp_path / "fog-3.csv", FOG)
     rest = check("drop", against="rest", tolerance=0.05)
@@ -203,7 +212,7 @@ def test_paired_intervals_hold_their_level(metric: str, rows: int, cells: tuple[
         assert not isinstance(sample, str)
         low, high = sample.estimate(None).limits(0.05)
         held += low <= truth <= high
-    assert 0.935 <= held / runs <= 0.995, held / runs
+    assert 0.935 <= held / runs <= 0.998, held / runs  # nearly all where hardly a row changes
 
 
 def test_nothing_changed_is_no_proof() -> None:
@@ -376,7 +385,7 @@ def test_refused_features(tmp_path: Path) -> None:
         ({"metric": "prediction_invariance"}, "needs two columns"),
         ({"metric": "prediction_invariance", "columns": ("base", "tine")}, "no column 'tine'"),
         ({"metric": "neighbour_invariance", "columns": PAIRS}, "Pass --features"),
-        ({"metric": "effective_robustness"}, "Pass --baselines"),
+        ({"metric": "effective_robustness"}, "Pass --models"),
         ({"metric": "drop", "k": 3}, "drop has no use for 'k'"),
         ({"metric": "drop", "columns": PAIRS}, "drop has no use for 'columns'"),
         ({"metric": "drop", "groups": ("gendre",)}, "no column 'gendre'"),
