@@ -391,7 +391,7 @@ def test_a_perfect_area_is_no_certainty() -> None:
 
 
 def test_small_groups_do_not_look_miscalibrated() -> None:
-    """A perfect model: the plain error of 40 rows is twelve times that of 5,000, and no gap is claimed."""
+    """A perfect model: the plain error of 40 rows is many times that of 5,000, and no gap is claimed."""
     generator = np.random.default_rng(4)
 
     def draw(rows: int, shift: float = 0.0) -> Sample:
@@ -400,7 +400,7 @@ def test_small_groups_do_not_look_miscalibrated() -> None:
         return sample(calibration_error(confidence, right, width_edges(15)))
 
     small, large = [draw(40) for _ in range(300)], draw(5000)
-    assert np.mean([one.value for one in small]) > 8 * large.value
+    assert np.mean([one.value for one in small]) > 5 * large.value
     gaps = [gap_limits(one.estimate(None), large.estimate(None), 0.05) for one in small]
     assert not any(low > 0 for low, _ in gaps)
     assert all(one.estimate(None).limits(0.05)[0] == 0.0 for one in small)
