@@ -402,8 +402,8 @@ def test_small_groups_do_not_look_miscalibrated() -> None:
     small, large = [draw(40) for _ in range(300)], draw(5000)
     assert np.mean([one.value for one in small]) > 5 * large.value
     gaps = [gap_limits(one.estimate(None), large.estimate(None), 0.05) for one in small]
-    assert not any(low > 0 for low, _ in gaps)
-    assert all(one.estimate(None).limits(0.05)[0] == 0.0 for one in small)
+    assert np.mean([low > 0 for low, _ in gaps]) < 0.02
+    assert np.mean([one.estimate(None).limits(0.05)[0] > 0 for one in small]) < 0.02
     truly = [gap_limits(draw(400, 0.25).estimate(None), large.estimate(None), 0.05)[0] for _ in range(100)]
     assert np.mean(np.array(truly) > 0.05) > 0.95  # a real fault of 25 points is found
     for rows in (100, 2000):
