@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from seerctl.columns import Coder, Column, number_text, relabel, sort_names
 from seerctl.errors import InputError, UsageError, did_you_mean
 from seerctl.files import atomic_write, blame
-from seerctl.tables import CHUNK, Block, check_suffix, open_table, pyarrow
+from seerctl.tables import CHUNK, Block, Encoded, check_suffix, open_table, pyarrow
 
 if TYPE_CHECKING:
     from seerctl.scores import FullScores
@@ -262,6 +262,9 @@ class _Raw:
                 self.keys.extend(map(_plain, values) if _mixed(values) else values)
             elif name in self.numeric:
                 self.numeric[name].extend(self._scores(name, values))
+            elif isinstance(values, Encoded):
+                known = np.frombuffer(self.coders[name].encode(map(_plain, values.values)), dtype=np.int32)
+                self.codes[name].frombytes(known[values.codes].tobytes())
             else:
                 names = map(_plain, values) if _mixed(values) else values
                 self.codes[name].extend(self.coders[name].encode(names))

@@ -209,3 +209,27 @@ def test_labels_are_needed_only_where_they_are_judged(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text('key,label,prediction\na,"[""x""]",cat\n')
     with pytest.raises(InputError, match="ever the name of a label"):
         read_predictions(tmp_path / "p.csv", lists=True)
+
+
+def test_columns_of_few_values_read_alike_from_parquet_and_csv(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    rows = 70_000  # more than a batch
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame({
+        "key": [f"k{row}" for row in range(rows)], "label": generator.integers(0, 12, rows),
+        "prediction": generator.integers(0, 12, rows), "tone": generator.choice(["dark", "light"], rows),
+        "age": pd.array(generator.integers(18, 70, rows), dtype="Int64"), "known": generator.random(rows) < 0.5,
+        "rare": [f"r{row}" for row in range(rows)],
+    })  # fmt: skip
+    frame.loc[generator.random(rows) < 0.1, ["tone", "age"]] = None
+    frame.loc[5, "label"] = 12
+    frame.to_parquet(tmp_path / "p.parquet")
+    frame.assign(known=frame.known.map({True: "true", False: "false"})).to_csv(tmp_path / "p.csv", index=False)
+    one, two = (read_predictions(tmp_path / name) for name in ("p.parquet", "p.csv"))
+    assert one.classes == two.classes
+    np.testing.assert_array_equal(one.label, two.label)
+    np.testing.assert_array_equal(one.prediction, two.prediction)
+    assert one.keys.tolist() == two.keys.tolist()
+    for name in ("tone", "age", "known", "rare"):
+        assert one.columns[name].categories == two.columns[name].categories
+        np.testing.assert_array_equal(one.columns[name].values, two.columns[name].values)
