@@ -22,7 +22,7 @@ class Inputs:
     predictions: a table. scores: full scores of its rows. features: of the rows, and of a second set. data: shard sets.
     groups: columns for checks that name none. baseline: an earlier report. weights: where the balance is written, none
     where it is not asked for. shifted: tables of the same rows under shifts. other: tables of other data sets. models:
-    accuracies of other models under the shifts.
+    accuracies of other models under the shifts. jobs: processes that look at pictures. progress: told how many.
     """
 
     predictions: Path | None = None
@@ -35,6 +35,8 @@ class Inputs:
     shifted: tuple[Path, ...] = ()
     other: tuple[Path, ...] = ()
     models: Path | None = None
+    jobs: int | None = None
+    progress: Callable[[int], None] | None = None
 
 
 Runner = Callable[[Inputs, LoadedPolicy, Sequence[SuiteCheck]], Part]
@@ -127,6 +129,18 @@ def _robustness(inputs: Inputs, loaded: LoadedPolicy, checks: Sequence[SuiteChec
     return part_of(result, checks, inputs.baseline)
 
 
+def _leakage(inputs: Inputs, _: LoadedPolicy, checks: Sequence[SuiteCheck]) -> Part:
+    from seerctl.audit.leakage import audit_leakage  # noqa: PLC0415
+
+    if len(inputs.data) != 2:
+        raise UsageError("audit --leakage: it takes two shard sets", "Pass --data TRAIN --data TEST")
+    result = audit_leakage(
+        *inputs.data, checks, predictions=inputs.predictions, features=inputs.features, jobs=inputs.jobs,
+        progress=inputs.progress,
+    )  # fmt: skip
+    return part_of(result, checks, inputs.baseline)
+
+
 def write_balance(inputs: Inputs, loaded: LoadedPolicy) -> tuple[Part, str]:
     """Write the weights that balance the first shard set, and return their section and what they do in one line.
 
@@ -158,5 +172,5 @@ def write_balance(inputs: Inputs, loaded: LoadedPolicy) -> tuple[Part, str]:
 
 
 RUNNERS: Mapping[SuiteName, Runner] = {
-    "fairness": _fairness, "representation": _representation, "robustness": _robustness,
+    "fairness": _fairness, "representation": _representation, "robustness": _robustness, "leakage": _leakage,
 }  # fmt: skip

@@ -8,16 +8,17 @@ from typing import Any
 
 import click
 
-from seerctl.console import emit, say, warn
+from seerctl.console import Progress, emit, say, warn
 from seerctl.errors import UsageError
-from seerctl.options import F, SeerCommand, output_format, output_path, overwrite
+from seerctl.options import F, SeerCommand, jobs, output_format, output_path, overwrite
 
-SUITES = ("fairness", "representation", "robustness")  # the flags, in the order of the report
+SUITES = ("fairness", "representation", "robustness", "leakage")  # the flags, in the order of the report
 # What not every suite reads: a mistake on the command line without one that does.
 ONLY = {
-    "predictions": ("fairness", "robustness"), "scores": ("fairness",), "features": ("fairness", "robustness"),
-    "data": ("representation", "balance"), "weights": ("balance",),
-    "shifted": ("robustness",), "other": ("robustness",), "models": ("robustness",),
+    "predictions": ("fairness", "robustness", "leakage"), "scores": ("fairness",),
+    "features": ("fairness", "robustness", "leakage"), "data": ("representation", "leakage", "balance"),
+    "weights": ("balance",), "shifted": ("robustness",), "other": ("robustness",), "models": ("robustness",),
+    "jobs": ("leakage",),
 }  # fmt: skip
 
 
@@ -42,12 +43,17 @@ def _path(*names: str, metavar: str = "FILE", **kwargs: Any) -> Callable[[F], F]
 )
 @click.option("--representation", is_flag=True, help="What a shard set holds: shares, gaps, associations with labels.")
 @click.option("--robustness", is_flag=True, help="What accuracy is lost on shifted pictures, and by which groups.")
+@click.option(
+    "--leakage", is_flag=True, help="Test samples that are in the training set, and what they add to the score."
+)
 @click.option("--balance", is_flag=True, help="Write sample weights that balance the shard set (M4).")
 @_path("--predictions", help="Table with key, label, prediction and metadata columns (csv, jsonl, parquet).")
 @_path("--scores", help="HDF5 with the scores of all classes for the rows of --predictions.")
 @_path("--features", multiple=True, default=(),
-       help="HDF5 of 'extract'. Fairness: of the queries, and again of the database they are searched in.")  # fmt: skip
-@_path("--data", metavar="SET", multiple=True, default=(), help="Shard set; again for one to compare it with.")
+       help="HDF5 of 'extract'. Fairness: of the queries, and again of the database they are searched in. Leakage: of "
+            "the training and of the test set.")  # fmt: skip
+@_path("--data", metavar="SET", multiple=True, default=(),
+       help="Shard set; again for one to compare it with. Leakage: the training set, then the test set.")  # fmt: skip
 @_path("--shifted", metavar="TABLE", multiple=True, default=(),
        help="Predictions on the same rows, corrupted or restyled; once for each shift.")  # fmt: skip
 @_path("--other", metavar="TABLE", multiple=True, default=(),
@@ -71,6 +77,7 @@ def _path(*names: str, metavar: str = "FILE", **kwargs: Any) -> Callable[[F], F]
        help="The table that --baseline judged: its rows are compared one by one.")  # fmt: skip
 @output_path("Directory for report.json, report.md, card.md, junit.xml and report.html.", required=False)
 @overwrite
+@jobs
 @output_format
 @click.pass_context
 def audit(
@@ -104,8 +111,10 @@ def audit(
     if balance and weights is not None:
         claim(weights, overwrite=overwrite)
     before = None if baseline is None else load_baseline(baseline, baseline_predictions)
-    inputs = Inputs(baseline=before, weights=weights if balance else None, **given)
-    report = judge(suites, inputs, load_policy(policy, suites))  # type: ignore[arg-type]  # names of SUITES
+    loaded = load_policy(policy, suites)  # type: ignore[arg-type]  # names of SUITES
+    with Progress("audit: looking at pictures") as progress:
+        inputs = Inputs(baseline=before, weights=weights if balance else None, progress=progress, **given)
+        report = judge(suites, inputs, loaded)  # type: ignore[arg-type]
     if report["not_run"]:
         left = dict.fromkeys(entry["suite"] for entry in report["not_run"])
         warn(f"audit: {len(report['not_run'])} checks of the policy are not run; they need --{' --'.join(left)}")
