@@ -120,7 +120,7 @@ class Infeasible(UsageError):
     """No weights meet the limits. broken: (what, how near it can come, what was demanded), the worst first."""
 
     def __init__(self, where: str, settings: Settings, broken: Sequence[tuple[str, float, str]]) -> None:
-        named = "; ".join(f"{what} comes to {value:.4g}, demanded {wanted}" for what, value, wanted in
+        named = "; ".join(f"{what} comes to {round(value, 9) + 0.0:.4g}, demanded {wanted}" for what, value, wanted in
                           broken[:_NAMED])  # fmt: skip
         more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
         mean = f" and mean {settings.eta:g}" if settings.keep_mean else ""
@@ -221,7 +221,9 @@ def make_programme(
 ) -> tuple[Programme, NDArray[np.int64]]:
     """M4's programme over the patterns of equal rows, and the pattern of each row (N,).
 
-    Of an attribute with two values only the first is constrained: the other's constraint is the same one.
+    Of an attribute with two values only the first is constrained: the other's constraint is the same one. Rows without
+    a value of an attribute are in none of its constraints, whose limits shrink by the share of the rows that have one:
+    so they hold for shares among these.
     """
     both = [*labels.values(), *attributes.values()]
     codes = joint_codes([column.values for column in both], [len(column.categories or ()) for column in both])
@@ -243,6 +245,8 @@ def make_programme(
         eps[0] = settings.eps_representation
     if settings.eps_association is not None:
         eps[1:] = settings.eps_association
+    known = [(column.values >= 0).mean() for column in attributes.values() for _ in range(_constrained(column))]
+    eps *= np.array(known)
     programme = Programme(
         whole, counts / counts.sum(), np.append(starts, len(first)), label_rows, eps, settings.eta, settings.bound,
         settings.keep_mean,
@@ -304,22 +308,22 @@ def _broken(
     solution: Solution, attributes: Mapping[str, Column], labels: Mapping[str, Column], targets: Mapping[str, Floats],
     settings: Settings,
 ) -> list[tuple[str, float, str]]:  # fmt: skip
-    """The limits that the nearest weights break, in words, the worst first."""
-    columns = [(name, value, targets[name][place]) for name, column in attributes.items()
+    """The limits that the nearest weights break, in words, the worst first; the mean is kept, or all could be met."""
+    columns = [(name, value, float(targets[name][place]), float((column.values >= 0).mean()))
+               for name, column in attributes.items()
                for place, value in enumerate((column.categories or ())[: _constrained(column)])]  # fmt: skip
     rows = [None, *((name, value) for name, column in labels.items() for value in column.categories or ())]
     found = []
     for place in np.argsort(-solution.excess, axis=None)[: np.count_nonzero(solution.excess)]:
         row, column = np.unravel_index(place, solution.excess.shape)
-        (name, value, target), label = columns[column], rows[row]
-        moment = float(solution.moments[row, column])
+        (name, value, target, known), label = columns[column], rows[row]
+        moment = float(solution.moments[row, column]) / known
         if label is None:
-            scale = float(settings.eta) if settings.keep_mean else 1.0
-            wanted = f"{target:.4g} +- {(settings.eps_representation or 0) / scale:.4g}"
-            found.append((f"the share of {name}={value}", float(target) + moment / scale, wanted))
+            wanted = f"{target:.4g} +- {(settings.eps_representation or 0.0) / settings.eta:.4g}"
+            found.append((f"the share of {name}={value}", target + moment / settings.eta, wanted))
         else:
             what = f"the association of {name}={value} with {label[0]}={label[1]}, E[q (s - pi) y],"
-            found.append((what, moment, f"0 +- {settings.eps_association:.4g}"))
+            found.append((what, moment, f"0 +- {settings.eps_association or 0.0:.4g}"))
     return found
 
 
