@@ -1,0 +1,65 @@
+"""`seerctl convert`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import click
+
+from seerctl.console import Progress, emit, say
+from seerctl.options import SeerCommand, output_format, output_path, overwrite
+
+if TYPE_CHECKING:
+    from seerctl.model.convert import Converted, Target
+
+EXAMPLES = (
+    "seerctl convert run/ -o regnet_timm.safetensors --to timm --head drop",
+    "seerctl convert run/ -o seer.torch --to vissl && seerctl convert seer.torch -o weights.safetensors",
+)
+
+
+@click.command(cls=SeerCommand, examples=EXAMPLES)
+@click.argument("model", metavar="IN", type=click.Path(path_type=Path))
+@output_path("The file to write: .safetensors, or .pth, .pt, .torch, .bin as torch.save writes them.")
+@click.option("--to", type=click.Choice(["seerctl", "torchvision", "vissl", "timm", "hf"]), default="seerctl",
+              help="Whose names; seerctl: torchvision's under trunk. and head.")  # fmt: skip
+@click.option("--head", type=click.Choice(["keep", "drop"]), default="keep",
+              help="The head: SwAV's (seerctl and vissl have a place for it) or a classifier (all have).")  # fmt: skip
+@overwrite
+@output_format
+def convert(
+    model: Path,
+    output: Path,
+    to: str,
+    head: Literal["keep", "drop"],
+    overwrite: bool,
+    output_format: str,
+) -> None:
+    """Rewrite a RegNet under the names of another library, value by value.
+
+    IN is recognised by its tensors' names and shapes: a checkpoint of VISSL (SEER's; consolidated, or the list of its
+    shards or slices), a state dict of torchvision or timm, a model of Hugging Face, a file or a run of seerctl, or one
+    of a run's checkpoints. No code in it is ever run. A safetensors file is written piece by piece: the model need not
+    fit in memory.
+    """
+    from seerctl.model.convert import convert as run
+
+    with Progress("convert", unit="bytes") as progress:
+        done = run(model, output, cast("Target", to), keep_head=head == "keep", overwrite=overwrite, progress=progress)
+        say(f"convert: {done.tensors:,} tensors, {progress.done:,} bytes in {progress.seconds:,.1f} s: {output}")
+    emit(asdict(done), output_format, _text(done))
+
+
+def _text(done: Converted) -> str:
+    widths, depths = ("/".join(map(str, part)) for part in (done.widths, done.depths))
+    rows = {
+        "read": f"{done.layout}: {done.input}",
+        "model": f"RegNet '{done.size}', widths {widths}, depths {depths}",
+        "head": done.head,
+        "parameters": f"{done.parameters:,}",
+        "written": f"{done.to}: {done.output}, {done.bytes:,} bytes",
+        "sha256": done.sha256,
+    }
+    return "\n".join(f"{name:<11} {value}" for name, value in rows.items())
