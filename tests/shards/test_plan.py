@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seerctl.shards.plan import ReadingPlan
+from seerctl.shards.plan import ReadingPlan, WeightedPlan
 
 PLANS = st.builds(
     ReadingPlan,
@@ -119,3 +119,113 @@ def test_positions_outside_are_refused() -> None:
     for position in (-1, 10):
         with pytest.raises(ValueError, match="positions"):
             ReadingPlan(10, "ab", 0).order(0, np.array([position]))
+
+
+WEIGHTS = st.one_of(
+    st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=1, max_size=300).filter(any),
+    st.builds(lambda number, value: [value] * number, st.integers(1, 300), st.floats(1e-3, 1e3)),
+)
+
+
+def weighted(weights: list[float], seed: int = 0, **plan: int) -> WeightedPlan:
+    return WeightedPlan(ReadingPlan(len(weights), "ab" * 32, seed, **plan), np.array(weights))
+
+
+@settings(max_examples=150)
+@given(WEIGHTS, st.integers(0, 3))
+def test_a_sample_comes_floor_or_ceil_of_its_expected_count(weights: list[float], epoch: int) -> None:
+    plan = weighted(weights, block=7, window=50)
+    samples, copies = plan.order(epoch, np.arange(len(weights)))
+    counts = np.bincount(samples, minlength=len(weights))
+    expected = len(weights) * np.array(weights) / sum(weights)
+    np.testing.assert_allclose(plan.expected(), expected, rtol=1e-9, atol=1e-9)
+    assert counts.sum() == len(weights)
+    assert (counts >= np.floor(expected - 1e-7)).all()
+    assert (counts <= np.ceil(expected + 1e-7)).all()
+    assert not counts[np.array(weights) == 0].any()
+    numbered = sorted(zip(samples.tolist(), copies.tolist(), strict=True))
+    assert numbered == [(sample, copy) for sample in range(len(weights)) for copy in range(counts[sample])]
+
+
+@given(WEIGHTS, st.integers(0, 3), st.data())
+def test_the_weighted_order_is_a_function_of_the_position(
+    weights: list[float], epoch: int, data: st.DataObject
+) -> None:
+    plan = weighted(weights)
+    samples, copies = plan.order(epoch, np.arange(len(weights)))
+    some = np.array(data.draw(st.lists(st.integers(0, len(weights) - 1), max_size=40)), dtype=np.int64)
+    again, numbers = plan.order(epoch, some)
+    np.testing.assert_array_equal(again, samples[some])
+    np.testing.assert_array_equal(numbers, copies[some])
+
+
+@given(st.integers(1, 32), st.integers(0, 100), st.integers(1, 4))
+def test_weighted_steps_tile_the_epochs_and_ranks_the_steps(share: int, step: int, ranks: int) -> None:
+    plan, batch = weighted([0.5, 0.0, 3.0, 1.0, 1.0, 0.1, 2.0] * 11, seed=4), share * ranks
+    epochs, samples, copies = plan.step(step, batch)
+    positions = np.arange(step * batch, (step + 1) * batch)
+    np.testing.assert_array_equal(epochs, positions // 77)
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        whole, numbers = plan.order(int(epoch), positions[chosen] % 77)
+        np.testing.assert_array_equal(samples[chosen], whole)
+        np.testing.assert_array_equal(copies[chosen], numbers)
+    parts = [plan.step(step, batch, slice(rank * share, (rank + 1) * share)) for rank in range(ranks)]
+    for whole, part in zip((epochs, samples, copies), zip(*parts, strict=True), strict=True):
+        np.testing.assert_array_equal(whole, np.concatenate(part))
+
+
+def test_over_many_epochs_frequencies_are_the_weights() -> None:
+    weights = np.random.default_rng(0).gamma(0.5, size=500)
+    plan = WeightedPlan(ReadingPlan(500, "ab", 1), weights)
+    epochs = 800
+    counts = sum(np.bincount(plan.order(epoch, np.arange(500))[0], minlength=500) for epoch in range(epochs))
+    expected = plan.expected()
+    part = expected - np.floor(expected)  # an epoch adds one with this probability
+    deviations = (counts - epochs * expected) / np.sqrt(np.maximum(epochs * part * (1 - part), 1e-9))
+    assert np.abs(deviations[part > 1e-3]).max() < 4.5
+    assert np.std(deviations[part > 1e-3]) == pytest.approx(1, abs=0.15)
+
+
+def test_equal_weights_give_every_sample_once() -> None:
+    for value in (0.1, 1.0, 3.7e-5):
+        samples, copies = weighted([value] * 1000).order(3, np.arange(1000))
+        np.testing.assert_array_equal(np.sort(samples), np.arange(1000))
+        assert not copies.any()
+
+
+def test_groups_come_by_their_weight_also_where_they_alternate() -> None:
+    """Plain systematic sampling would take every other sample twice or never; the epochs' own orders prevent it."""
+    plan = weighted([1.5, 0.5] * 3200)
+    shares = [(plan.order(epoch, np.arange(6400))[0] % 2 == 0).mean() for epoch in range(20)]
+    assert max(abs(share - 0.75) for share in shares) < 0.02
+    assert len(set(shares)) > 5
+
+
+def test_weighted_epochs_and_seeds_differ() -> None:
+    weights = np.random.default_rng(0).gamma(2.0, size=20_000).tolist()
+    one, two = weighted(weights, seed=1), weighted(weights, seed=2)
+    orders = [one.order(0, np.arange(5000))[0], one.order(1, np.arange(5000))[0], two.order(0, np.arange(5000))[0]]
+    for first in range(3):
+        for second in range(first):
+            assert (orders[first] == orders[second]).mean() < 0.01
+
+
+def test_the_weighted_order_stays_the_same_for_ever() -> None:
+    """A run must go on after an upgrade: these numbers may never change."""
+    samples, copies = weighted([0.5, 0.0, 3.0, 1.0, 1.0, 0.1, 2.0, 0.4], seed=7).order(0, np.arange(8))
+    assert samples.tolist() == [2, 2, 4, 3, 6, 7, 2, 6]
+    assert copies.tolist() == [0, 2, 0, 0, 1, 0, 1, 0]
+    weights = np.arange(100_000) % 1009 + 0.25
+    order, _ = WeightedPlan(ReadingPlan(100_000, "ab" * 32, 7), weights).order(3, np.arange(50_000, 51_000))
+    assert hashlib.sha256(order.astype("<i8").tobytes()).hexdigest() == (
+        "ed8a616aff4924763a996febf112ef2a8dac2ccb2e23a9e8682730dbdf572fc1"
+    )
+
+
+@pytest.mark.parametrize(
+    "weights", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [float("inf"), 1.0], [1.0, 1.0, 1.0]]
+)
+def test_wrong_weights_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        WeightedPlan(ReadingPlan(2, "ab", 0), np.array(weights))
