@@ -32,7 +32,7 @@ Form = Literal["svg", "png"]
 
 LIGHT = {
     "ink": "#1b1f24", "muted": "#59626d", "grid": "#d9dee4", "paper": "#ffffff", "band": "#e3ecf6",
-    "plain": "#3f6d9e", "pass": "#1f62ab", "fail": "#b3261f", "unsure": "#7d5a04",
+    "plain": "#3f6d9e", "pass": "#1f62ab", "fail": "#b01040", "unsure": "#8a6500",
 }  # fmt: skip
 DARK = {
     "ink": "#e8ebee", "muted": "#a3adb8", "grid": "#3a424c", "paper": "#171b20", "band": "#233549",
@@ -187,7 +187,7 @@ def _limits(axes: Axes, points: Sequence[Point], others: Sequence[float]) -> Non
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     air = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    starts, ends = low == 0.0 and 0.0 in others, high == 0.0 and 0.0 in others
+    starts, ends = (0.0 in others and edge == 0.0 and low != high for edge in (low, high))
     axes.set_xlim(low - (0.0 if starts else air), high + (0.0 if ends else air))
     axes.locator_params(axis="x", nbins=5)
 

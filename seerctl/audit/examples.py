@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from seerctl.audit.groups import derive
+from seerctl.audit.policy import Check, Policy
 from seerctl.audit.report import view
 from seerctl.augment.decode import DecodeError, to_rgb
-from seerctl.errors import InputError
-from seerctl.predictions import Predictions
+from seerctl.errors import InputError, UsageError
+from seerctl.predictions import Predictions, read_predictions
 from seerctl.shards.index import ShardSet
 from seerctl.shards.metadata import read_metadata
 
 SIZE = 96  # pixels of the longer side
 MOST = 100  # pictures in one report, at some 3 kB each
+Thumbnail = tuple[str, int, int]
+NOTHING: Thumbnail = ("", 0, 0)
 _URGENT = ("FAIL", "INCONCLUSIVE", "PASS")
 
 
@@ -33,7 +37,7 @@ _URGENT = ("FAIL", "INCONCLUSIVE", "PASS")
 class Example:
     """One row: what it is, what was said of it (score None where there is none), and its picture as a data URI.
 
-    uri is empty, and width and height 0, where the picture cannot be decoded.
+    uri is empty, and width and height 0, where there is no picture that can be decoded.
     """
 
     key: str
@@ -46,23 +50,46 @@ class Example:
     height: int
 
 
-def worst_examples(report: Mapping[str, Any], table: Predictions, data: Path, number: int) -> list[Example]:
-    """The pictures of the `number` worst-off rows of `table`, out of the shard set `data`, by key.
+def worst_examples(
+    report: Mapping[str, Any], predictions: Path, policy: Policy, data: Sequence[Path], number: int
+) -> list[Example]:
+    """The pictures of the `number` worst-off rows of the table `predictions` that `report` judged under `policy`.
+
+    data: shard sets that have the pictures, by key.
 
     Raises:
-        InputError: no shard set at `data`, it is damaged, or it has none of these rows.
+        InputError: no shard set, a damaged one, or none has these rows.
+        UsageError: more than `MOST`.
     """
-    rows = worst_rows(report, table, min(number, MOST))
-    with ShardSet.open(data) as shards:
-        keys = read_metadata(shards, ()).keys
-        position = {key.decode(): place for place, key in enumerate(keys.tolist())}
-        found = [(row, group) for row, group in rows if table.keys[row] in position]
-        if rows and not found:
-            raise InputError(
-                f"{data}: has none of the worst-off rows, such as '{table.keys[rows[0][0]]}'",
-                "Name the shard set that the predictions were made on",
-            )
-        return [_example(table, row, group, shards.read(position[table.keys[row]]).image) for row, group in found]
+    if number > MOST:
+        raise UsageError(f"--examples {number} is more than {MOST}", "A report holds a few pictures, not a data set")
+    table = _table(report, predictions, policy)
+    rows = worst_rows(report, table, number)
+    wanted = {str(table.keys[row]) for row, _ in rows}
+    pictures = {key: thumbnail(image) for where in data for key, image in _images(where, wanted)}
+    if rows and not pictures:
+        raise InputError(
+            f"{', '.join(map(str, data))}: none of the worst-off rows is here, such as '{min(wanted)}'",
+            "Name the shard set that the predictions were made on",
+        )
+    return [_example(table, row, group, pictures.get(str(table.keys[row]), NOTHING)) for row, group in rows]
+
+
+def _table(report: Mapping[str, Any], path: Path, policy: Policy) -> Predictions:
+    """The table with the columns that the report's groups are of, binned and renamed as the policy says."""
+    single = any(isinstance(check, Check) for check in policy.check)
+    table = read_predictions(path, lists=not single)
+    made = [name for name, recipe in policy.recipes.items() if recipe.column in table.columns]
+    used = {name for check in report["checks"] for record in check["comparisons"] for name in record["group"]}
+    return replace(table, columns=derive(table.columns, sorted(used & set(made)), policy.recipes, str(path)))
+
+
+def _images(where: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """(key, stored bytes) of the wanted samples that a shard set has."""
+    with ShardSet.open(where) as shards:
+        for position, key in enumerate(read_metadata(shards, ()).keys.tolist()):
+            if key.decode() in wanted:
+                yield key.decode(), shards.read(position).image
 
 
 def worst_rows(report: Mapping[str, Any], table: Predictions, number: int) -> list[tuple[int, str]]:
@@ -71,7 +98,7 @@ def worst_rows(report: Mapping[str, Any], table: Predictions, number: int) -> li
     Within a group the surest mistakes come first (by score, then by key). Comparisons of fairness only: failing ones,
     and where none fails, undecided ones, then passing ones.
     """
-    wrong = (table.label >= 0) & (table.label != table.prediction)
+    wrong = _wrong(table)
     columns = {name: (column.coded().values, column.coded().categories or ()) for name, column in table.columns.items()}
     chosen: list[tuple[int, str]] = []
     for verdict in _URGENT:
@@ -84,6 +111,15 @@ def worst_rows(report: Mapping[str, Any], table: Predictions, number: int) -> li
         if chosen:
             break
     return chosen
+
+
+def _wrong(table: Predictions) -> NDArray[np.bool_]:
+    """(N,) labelled rows whose prediction is not (one of) their label."""
+    if table.truth is None:
+        return np.asarray((table.label >= 0) & (table.label != table.prediction))
+    rows, right = table.truth.rows(), np.zeros(len(table), dtype=np.bool_)
+    right[rows[table.truth.codes == table.prediction[rows]]] = True
+    return np.asarray(table.truth.known & ~right)
 
 
 def _comparisons(report: Mapping[str, Any], verdict: str, columns: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -126,25 +162,25 @@ def _in_turn(queues: Sequence[tuple[str, list[int]]], number: int) -> list[tuple
     return list(chosen.items())
 
 
-def _example(table: Predictions, row: int, group: str, image: bytes) -> Example:
-    uri, (width, height) = thumbnail(image)
-    score = float(table.score[row])
+def _example(table: Predictions, row: int, group: str, picture: Thumbnail) -> Example:
+    score, said = float(table.score[row]), int(table.prediction[row])
+    labels = [int(table.label[row])] if table.truth is None else table.truth.of(row)
     return Example(
-        str(table.keys[row]), group, table.classes[table.label[row]], table.classes[table.prediction[row]],
-        None if np.isnan(score) else score, uri, width, height,
+        str(table.keys[row]), group, ", ".join(table.classes[code] for code in labels),
+        table.classes[said] if said >= 0 else "nothing", None if np.isnan(score) else score, *picture,
     )  # fmt: skip
 
 
-def thumbnail(image: bytes, size: int = SIZE) -> tuple[str, tuple[int, int]]:
-    """A stored picture as a JPEG data URI of at most `size` pixels a side, and its width and height.
+def thumbnail(image: bytes, size: int = SIZE) -> Thumbnail:
+    """A stored picture as a JPEG data URI of at most `size` pixels a side, its width and its height.
 
-    It is encoded anew from its pixels, so that nothing of its metadata comes along; ("", (0, 0)) where it is damaged.
+    It is encoded anew from its pixels, so that nothing of its metadata comes along; `NOTHING` where it is damaged.
     """
     try:
         picture = Image.fromarray(to_rgb(image))
     except DecodeError:
-        return "", (0, 0)
+        return NOTHING
     picture.thumbnail((size, size), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     picture.save(out, format="JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii"), picture.size
+    return ("data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii"), *picture.size)

@@ -130,11 +130,10 @@ def _analysis(check: Check, records: list[Mapping[str, Any]]) -> list[str]:
     header = ["group", *([] if absolute else [f"own {own.unit}".rstrip()]), f"judged {scale.unit}".rstrip(), "interval"]
     rows = []
     for record in records[:SHOWN]:
-        rate = (record.get("rate") or {}).get("value")
-        cells = [escape(view.name_of(record)), *([] if absolute else [own.text(rate, sign=False)])]
+        cells = [escape(view.name_of(record)), *([] if absolute else [own.text(view.own_of(record).get("value"))])]
         cells += [scale.text(record["value"]), view.span(record, scale), f"{trials_of(record):,}", record["verdict"]]
         rows.append(cells)
     more = len(records) - SHOWN + check.get("omitted", 0)
     tail = [f"{more:,} more.", ""] if more > 0 else []
-    title = f"{escape(check['id'])} ({escape(view.title_of(check).lower())}, {escape(view.demand(check))})"
+    title = f"{escape(check['id'])} ({escape(view.in_sentence(view.title_of(check)))}, {escape(view.demand(check))})"
     return [title, "", *table([*header, "n", "verdict"], rows, numeric=range(1, 99)), *tail]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from seerctl import figures
 from seerctl.audit.report import view
@@ -62,10 +62,16 @@ def html(report: Report, examples: Sequence[Example] = ()) -> str:
 def _render(report: Report, examples: Sequence[Example], room: Room, figure: _Figures) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_plain,
         loader=jinja2.FileSystemLoader(TEMPLATES),
     )  # fmt: skip
     environment.filters["name"] = lambda text: view.shorten(view.visible(text), _NAME)
     return environment.get_template("report.html.j2").render(_context(report, examples, room, figure))
+
+
+def _plain(value: Any) -> Any:
+    """What the template puts into the page, wherever it comes from, without marks that cannot be seen."""
+    return view.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 class _Figures:
@@ -95,20 +101,23 @@ def _context(report: Report, examples: Sequence[Example], room: Room, figure: _F
         facts += view.facts(section.get("inputs") or {}, suite)
     facts += view.facts(report["versions"], "versions")
     return {
-        "light": LIGHT, "dark": DARK, "report": report, "title": _title(report), "said": _said(report),
+        "light": LIGHT, "dark": DARK, "report": report, "title": view.heading(report), "said": _said(report),
         "total": view.total_tally(report), "checks": checks, "more_checks": len(report["checks"]) - len(checks),
         "failing": _failing(report), "groups": [_grouping(g, room, figure) for g in report.get("groups") or ()],
         "sections": [_section(name, section, room, figure) for name, section in (report.get("sections") or {}).items()],
         "small": view.not_assessed(report)[: room.rows],
         "more_small": max(0, len(view.not_assessed(report)) - room.rows),
+        "not_run": [view.visible(entry["check"]) for entry in report.get("not_run") or ()],
         "limits": view.limits_of(report), "facts": facts[: room.rows],
         "stats": report["policy"]["stats"], "examples": examples,
-        "policy": json.dumps(report["policy"], indent=1, ensure_ascii=False)[:40_000],
+        "policy": _source(report["policy"]),
     }  # fmt: skip
 
 
-def _title(report: Report) -> str:
-    return f"{' and '.join(view.suites_of(report)).capitalize()} audit"
+def _source(policy: Mapping[str, Any]) -> Markup:
+    """The policy as indented JSON, ready for the page."""
+    lines = json.dumps(policy, indent=1, ensure_ascii=False)[:40_000].split("\n")
+    return escape("\n".join(view.spelled_out(line) for line in lines))
 
 
 def _said(report: Report) -> dict[str, str]:
@@ -156,15 +165,16 @@ def _failing(report: Report) -> list[dict[str, Any]]:
 def sentence(check: Check, record: Record) -> str:
     """A comparison in words: "accuracy 70.0 %, everyone else 82.0 %: 12.0 points lower"."""
     scale, own = view.scale_of(check), view.rate_scale(check)
-    title, value = view.title_of(check).lower(), record["value"]
+    title, value = view.in_sentence(view.title_of(check)), record["value"]
     if view.against(check) == "threshold":
         return f"{title} {_typeset(scale.full(value))}, demanded {view.demand(check)}"
     side = "lower" if value < 0 else "higher"
     gap = f"{scale.full(abs(value), sign=False)} {side}"
-    rate, rest = (record.get("rate") or {}).get("value"), (record.get("rest") or {}).get("value")
+    rate, rest = view.own_of(record).get("value"), view.other_of(record).get("value")
+    other = "everyone else" if view.against(check) == "rest" else "before"
     if rate is None or rest is None:
         return f"{title} is {_typeset(gap)}, demanded {view.demand(check)}"
-    both = f"{own.full(rate, sign=False)}, everyone else {own.full(rest, sign=False)}: {gap}"
+    both = f"{own.full(rate, sign=False)}, {other} {own.full(rest, sign=False)}: {gap}"
     return f"{title} {_typeset(both)}"
 
 
@@ -176,6 +186,7 @@ def _check(check: Check, room: Room, figure: _Figures, number: int) -> dict[str,
     kind = view.against(check)
     shown = judged[: room.rows]
     gaps = kind != "threshold"
+    owns, others = (gaps and any(map(of, judged)) for of in (view.own_of, view.other_of))
     return {
         "id": check["id"], "anchor": f"check-{number}", "title": view.title_of(check),
         "meaning": view.MEANING.get(check["metric"], ""), "demand": view.demand(check), "verdict": check["verdict"],
@@ -185,17 +196,17 @@ def _check(check: Check, room: Room, figure: _Figures, number: int) -> dict[str,
             "Group",
             {"rest": "Gap", "baseline": "Change"}.get(kind, view.title_of(check)) + _in(scale.unit),
             "Range",
-            *(["Own" + _in(own.unit)] if gaps and _has(judged, "rate") else []),
-            *(["Rest" + _in(own.unit)] if _has(judged, "rest") else []),
+            *(["Own" + _in(own.unit)] if owns else []),
+            *([("Rest" if kind == "rest" else "Before") + _in(own.unit)] if others else []),
             "Rows",
         ],
-        "rows": [_row(record, scale, own, gaps, _has(judged, "rate"), _has(judged, "rest")) for record in shown],
+        "rows": [_row(record, scale, own, owns, others) for record in shown],
         "more": len(judged) - len(shown) + check.get("omitted", 0),
         "unjudged": check["tally"].get("NOT ASSESSED", 0),
         "evidence": [
-            (view.name_of(record, joiner=" "), list(view.facts(record["evidence"]))[:24])
+            (view.name_of(record, joiner=" "), view.evidence_of(record)[:24])
             for record in judged[:10]
-            if record.get("evidence")
+            if record["verdict"] == "FAIL" and view.evidence_of(record)
         ],
     }  # fmt: skip
 
@@ -205,20 +216,18 @@ def _tally(check: Check) -> str:
     return view.tally_text(check["tally"]).replace("inconclusive", "undecided")
 
 
-def _has(records: Sequence[Record], name: str) -> bool:
-    return any(record.get(name) for record in records)
-
-
 def _in(unit: str) -> str:
     return f", {unit}" if unit else ""
 
 
-def _row(record: Record, scale: view.Scale, own: view.Scale, gaps: bool, rates: bool, rests: bool) -> dict[str, Any]:
-    cells = [_typeset(scale.text(record["value"])), _typeset(view.span(record, scale))]
-    cells += [_typeset(own.text((record.get("rate") or {}).get("value"), sign=False))] if gaps and rates else []
-    cells += [_typeset(own.text((record.get("rest") or {}).get("value"), sign=False))] if rests else []
-    return {"name": view.name_of(record, joiner=" "), "cells": [*cells, f"{trials_of(record):,}"],
-            "verdict": record["verdict"]}  # fmt: skip
+def _row(record: Record, scale: view.Scale, own: view.Scale, owns: bool, others: bool) -> dict[str, Any]:
+    cells = [scale.text(record["value"]), view.span(record, scale)]
+    for of, shown in ((view.own_of, owns), (view.other_of, others)):
+        cells += [own.text(of(record).get("value"))] * shown
+    return {
+        "name": view.name_of(record, joiner=" "), "cells": [*map(_typeset, cells), f"{trials_of(record):,}"],
+        "verdict": record["verdict"],
+    }  # fmt: skip
 
 
 def _typeset(text: str) -> str:
@@ -251,9 +260,10 @@ def _charts(check: Check, room: Room, figure: _Figures) -> list[dict[str, Any]]:
         "svg": figure.intervals(points, allowed=allowed, line=0.0 if gaps else None, axis=axis + _in(scale.unit),
                                 digits=_digits(scale, points), signed=gaps),
     }]  # fmt: skip
-    if gaps and _has(records, "rate"):
-        points = [_point(record, record["rate"], own, "plain") for record in records if record.get("rate")]
-        caption = f"{view.title_of(check)} of the same groups, each with its 95 % interval"
+    if gaps and any(map(view.own_of, records)):
+        points = [_point(record, view.own_of(record), own, "plain") for record in records if view.own_of(record)]
+        limits = ", each with its 95 % interval" if any(point.low is not None for point in points) else ""
+        caption = f"{view.title_of(check)} of the same groups{limits}"
         svg = figure.bars(points, axis=view.title_of(check) + _in(own.unit), digits=_digits(own, points))
         charts.append({"caption": caption, "svg": svg})
     return charts

@@ -16,9 +16,8 @@ WIDEST = 160  # characters of a cell
 
 def markdown(report: Report) -> str:
     """The report as Markdown, worst first, short enough for a comment on a pull request."""
-    title = " and ".join(view.suites_of(report)).capitalize()
     lines = [
-        f"## {title} audit: {report['verdict']}", "",
+        f"## {view.heading(report)}: {report['verdict']}", "",
         escape(report["headline"]), "",
         *table(
             ("check", "metric", "demanded", "verdict", "comparisons"),
@@ -37,6 +36,8 @@ def markdown(report: Report) -> str:
     for suite, section in (report.get("sections") or {}).items():
         lines += _section(suite, section)
     lines += _small(report)
+    if report.get("not_run"):
+        lines += [f"Not run: {', '.join(escape(entry['check']) for entry in report['not_run'][:SHOWN])}.", ""]
     lines += ["### What this does not show", "", *(f"- {escape(limit)}" for limit in view.limits_of(report)), ""]
     return _cut([*lines, *_protocol(report)])
 
@@ -48,16 +49,18 @@ def comparisons(check: Check, heading: str = "###") -> list[str]:
         return []
     scale, own = view.scale_of(check), view.rate_scale(check)
     name = {"rest": "gap", "baseline": "change"}.get(view.against(check), "value")
-    rates = any("rate" in record for record in judged) and view.against(check) != "threshold"
-    rests = any("rest" in record for record in judged)
+    gaps = view.against(check) != "threshold"
+    owns, others = (gaps and any(map(of, judged)) for of in (view.own_of, view.other_of))
     header = ["group", f"{name}, {scale.unit}".rstrip(", "), "interval"]
-    header += [f"own {own.unit}".rstrip()] * rates + [f"rest {own.unit}".rstrip()] * rests + ["n", "verdict"]
+    header += [f"own {own.unit}".rstrip()] * owns
+    header += [f"{'rest' if name == 'gap' else 'before'} {own.unit}".rstrip()] * others
     rows = []
     for record in judged[:SHOWN]:
         cells = [escape(view.name_of(record)), scale.text(record["value"]), view.span(record, scale)]
-        cells += [own.text((record.get(side) or {}).get("value"), sign=False) for side in ("rate",) * rates]
-        cells += [own.text((record.get(side) or {}).get("value"), sign=False) for side in ("rest",) * rests]
+        cells += [own.text(view.own_of(record).get("value"))] * owns
+        cells += [own.text(view.other_of(record).get("value"))] * others
         rows.append((*cells, f"{trials_of(record):,}", record["verdict"]))
+    header += ["n", "verdict"]
     lines = [f"{heading} {escape(check['id'])}: {check['verdict']}", "", *table(header, rows, numeric=range(1, 99))]
     more = len(judged) - SHOWN + check.get("omitted", 0)
     if more > 0:
@@ -107,7 +110,7 @@ def _protocol(report: Report) -> list[str]:
     stats = policy["stats"]
     what = ""
     if inputs.get("predictions"):
-        what = f"{inputs['rows']:,} rows of `{code(inputs['predictions'])}` (sha256 `{inputs['sha256'][:16]}`), "
+        what = f"{inputs.get('rows', 0):,} rows of `{code(inputs['predictions'])}` (sha256 `{inputs['sha256'][:16]}`), "
     return [
         f"{what}policy `{code(policy['source'])}` (sha256 `{policy['sha256'][:16]}`), alpha {stats['alpha']}, "
         f"{stats['correction']} over each {stats['family']}, seerctl {report['versions']['seerctl']}.", "",

@@ -16,20 +16,27 @@ Record = Mapping[str, Any]
 
 VERDICTS = ("FAIL", "INCONCLUSIVE", "NOT ASSESSED", "PASS")
 ALL = "all rows"
-_COUNTED = ("accuracy", "tpr", "fpr", "precision", "selection_rate")
+_COUNTED = ("accuracy", "tpr", "fnr", "fpr", "precision", "npv", "selection_rate")
 
 # For readers who do not know the terms; a metric that is not here keeps the title that its suite gave it.
 MEANING = {
     "accuracy": "how often the answer is right",
     "tpr": "of what truly belongs to a class, the part that the model finds (true positive rate, recall)",
+    "fnr": "of what truly belongs to a class, the part that the model misses (false negative rate)",
     "fpr": "of what does not belong to a class, the part that the model wrongly puts there (false positive rate)",
     "precision": "of what the model puts into a class, the part that belongs there",
+    "npv": "of what the model does not put into a class, the part that truly is not in it (negative predictive value)",
     "selection_rate": "how often the model gives this answer, right or wrong",
+    "auc": "how well the scores put what belongs to a class above all else; 50 % is chance",
+    "mean_auc": "how well the scores put what belongs to a class above all else, mean of the classes; 50 % is chance",
+    "hit_at_k": "how often a true label is among the k best answers",
+    "balanced_accuracy": "how often the answer is right, every class counting the same",
+    "calibration_error": "how far the model's confidence is from how often it is right",
+    "adaptive_calibration_error": "how far the model's confidence is from how often it is right",
+    "precision_at_k": "of the k pictures found to be most alike, the part that shares the attribute",
+    "cramers_v": "0 where group and label have nothing to do with each other, 1 where one tells the other",
 }
-TITLES = {
-    "accuracy": "Accuracy", "tpr": "True positive rate", "fpr": "False positive rate", "precision": "Precision",
-    "selection_rate": "Selection rate",
-}  # fmt: skip
+TITLES = {"tpr": "true positive rate", "fpr": "false positive rate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,30 @@ def scale_of(check: Check) -> Scale:
 
 def rate_scale(check: Check) -> Scale:
     """The scale of a group's own number beside a difference."""
-    return PERCENT if (check.get("unit") or "share") in ("share", "gap") else Scale(1.0, None, "")
+    unit = check.get("unit") or "share"
+    return PERCENT if unit == "share" else POINTS if unit == "gap" else Scale(1.0, None, "")
+
+
+def own_of(record: Record) -> Mapping[str, Any]:
+    """A group's own number beside a difference, {} where the report has none."""
+    return record.get("rate") or _measured(record.get("evidence") or {})
+
+
+def other_of(record: Record) -> Mapping[str, Any]:
+    """What a group is compared with, the rest or the baseline, {} where the report has none."""
+    found = record.get("rest") or record.get("baseline")
+    return found or _measured((record.get("evidence") or {}).get("rest") or {})
+
+
+def _measured(evidence: Any) -> Mapping[str, Any]:
+    value = evidence.get("value") if isinstance(evidence, Mapping) else None
+    return {"value": value} if isinstance(value, (int, float)) else {}
+
+
+def evidence_of(record: Record) -> list[tuple[str, str]]:
+    """What a reader needs to act on a failure: keys, files, counts; not the numbers that a table shows already."""
+    found = {name: value for name, value in (record.get("evidence") or {}).items() if name not in ("value", "rest")}
+    return list(facts(found))
 
 
 def against(check: Check) -> str:
@@ -112,10 +142,14 @@ def visible(text: str) -> str:
 
     Zero-width joiners stay: emoji are made with them.
     """
-    flat = " ".join(str(text).split())
-    if flat.isprintable():
-        return flat
-    return "".join(c if c.isprintable() or c in "\u200c\u200d" else ascii(c)[1:-1] for c in flat)
+    return spelled_out(" ".join(str(text).split()))
+
+
+def spelled_out(text: str) -> str:
+    """`visible`, with its spaces left alone."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\u200c\u200d" else ascii(c)[1:-1] for c in text)
 
 
 def shorten(text: str, longest: int) -> str:
@@ -139,7 +173,7 @@ def judged(check: Check) -> list[Record]:
 def span(record: Record, scale: Scale) -> str:
     """`-5.0 to 2.0`, or "exact" for a number that was counted over everything there is."""
     low, high = record.get("low"), record.get("high")
-    if (low is None and high is None) or low == high:
+    if record.get("exact") or (low is None and high is None):
         return "exact"
     return f"{'any' if low is None else scale.text(low)} to {'any' if high is None else scale.text(high)}"
 
@@ -156,7 +190,13 @@ def total_tally(report: Report) -> dict[str, int]:
 
 def title_of(check: Check) -> str:
     """What is measured."""
-    return visible(check.get("title") or TITLES.get(check["metric"]) or str(check["metric"]).replace("_", " "))
+    title = visible(check.get("title") or TITLES.get(check["metric"]) or str(check["metric"]).replace("_", " "))
+    return title[:1].upper() + title[1:]
+
+
+def in_sentence(title: str) -> str:
+    """A title inside of a sentence: "AUC" stays as it is."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
 def suite_of(check: Check) -> str:
@@ -168,6 +208,13 @@ def suites_of(report: Report) -> list[str]:
     """The suites of a report, in order."""
     listed = report.get("suites") or [report.get("suite") or "fairness"]
     return [str(entry if isinstance(entry, str) else entry.get("suite")) for entry in listed]
+
+
+def heading(report: Report) -> str:
+    """ "Fairness, leakage and lineage audit"."""
+    *first, last = suites_of(report)
+    named = f"{', '.join(first)} and {last}" if first else last
+    return f"{named} audit".capitalize()
 
 
 def demand(check: Check) -> str:
