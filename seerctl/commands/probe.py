@@ -129,7 +129,7 @@ def _run(
 ) -> None:  # fmt: skip
     from seerctl.device import pick_device
     from seerctl.predictions import write_predictions
-    from seerctl.probes.report import check_minima, parse_minima, text_table
+    from seerctl.probes.report import check_minima, parse_minima, text_table, write_lineage
     from seerctl.probes.task import load_task
     from seerctl.tables import check_suffix
 
@@ -145,6 +145,7 @@ def _run(
         result.save(output)
     if predictions is not None:
         write_predictions(predictions, result.predictions)
+        write_lineage(predictions, result.report)
     if scores is not None:
         result.save_scores(scores)
     emit(result.report, output_format, text_table(result.report))

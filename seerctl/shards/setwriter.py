@@ -82,7 +82,7 @@ class SetWriter:
             self.before, self._before_sha256 = shards.index, shards.sha256
             self.kept = list(shards.index["shardlist"])
             self.summary = Summary.from_json(shards.index)
-            keys.update(_keys_of(shards))
+            keys.update(keys_of(shards))
 
     def add(self, record: Record) -> None:
         """Append one sample, in a new shard when this one is full."""
@@ -207,7 +207,7 @@ class SetWriter:
         sweep(self.directory)
 
 
-def _keys_of(shards: ShardSet) -> Iterator[bytes]:
+def keys_of(shards: ShardSet) -> Iterator[bytes]:
     """The packed keys of a set, read from the headers alone."""
     for entry in shards.index["shardlist"]:
         path = shards.path.parent / entry["url"]
