@@ -359,7 +359,7 @@ CRAFT = {"mechanic", "scientist", "technologist", "pilot", "astronaut", "firefig
 
 @pytest.mark.data
 def test_skewed_emoji_are_balanced(shared_data: Path, tmp_path: Path) -> None:
-    """Drawings at work of which two thirds of the men who care and of the women in crafts were taken out."""
+    """Drawings at work of which four fifths of the men who care and of the women in crafts were taken out."""
     folder = shared_data / "emoji"
     with (folder / "metadata.csv").open(newline="") as file:
         rows = [
@@ -368,7 +368,7 @@ def test_skewed_emoji_are_balanced(shared_data: Path, tmp_path: Path) -> None:
     kept = [["path", "gender", "skin_tone", "label"]]
     for place, row in enumerate(rows):
         label = "care" if row["role"] in CARE else "craft"
-        if (label == "care") == (row["gender"] == "woman") or place % 3 == 0:
+        if (label == "care") == (row["gender"] == "woman") or place % 5 == 0:
             kept.append([str(folder / row["path"]), row["gender"], row["skin_tone"], label])
     with (tmp_path / "work.csv").open("w", newline="") as file:
         csv.writer(file).writerows(kept)
@@ -377,7 +377,7 @@ def test_skewed_emoji_are_balanced(shared_data: Path, tmp_path: Path) -> None:
     result = balance_set(tmp_path / "set", ["gender", "skin_tone"], ["label"])
     assert len(result.weights.weight) == len(kept) - 1
     assert result.before.association() > 0.4
-    assert result.after.association() < 0.06
+    assert result.after.association() < 0.11  # 0.01 (1 + 1/2) / (p (1 - p)) at p = 1/6
     assert result.after.representation(result.targets) <= 0.01 + 1e-6
     first = balance_set(tmp_path / "set", ["gender", "skin_tone"], ["label"], eps_association=None)
     assert first.after.association() > 0.4
