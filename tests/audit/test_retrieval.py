@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from seerctl.audit import retrieval as module
 from seerctl.audit.policy import SuiteCheck
@@ -173,3 +175,28 @@ def test_what_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
         open_retrieval(write_features(tmp_path / "n.h5", points, columns))
     with pytest.raises(InputError, match="no such file"):
         open_retrieval(files[0], tmp_path / "none.h5")
+
+
+def test_drawings_of_one_thing_find_each_other_in_any_tone(shared_data: Path, tmp_path: Path) -> None:
+    """Real pictures without a model: raw pixels of emoji, 40 bases in five skin tones each."""
+    with (shared_data / "emoji" / "metadata.csv").open(encoding="utf-8") as file:
+        listed = [row for row in csv.DictReader(file) if row["skin_tone"] not in ("none", "mixed")]
+    bases = sorted({row["base_name"] for row in listed})[::7][:40]
+    rows = [row for row in listed if row["base_name"] in bases]
+    pixels = []
+    for row in rows:
+        picture = Image.open(shared_data / "emoji" / row["path"]).convert("RGBA").resize((16, 16))
+        white = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        pixels.append(np.asarray(white, np.float32).ravel() / 255 - 0.8)
+    columns = {name: [row[name] for row in rows] for name in ("skin_tone", "gender", "base_name")}
+    pair = open_retrieval(write_features(tmp_path / "e.h5", np.array(pixels), columns))
+    for against in ("threshold", "rest"):
+        found = by_group(measure(pair, check(columns=("base_name",), k=4, against=against), ("skin_tone",)))
+        assert set(found) == {(tone,) for tone in ("light", "medium-light", "medium", "medium-dark", "dark")}
+        for finding in found.values():
+            assert finding.n == len(bases)
+            if against == "threshold":
+                assert finding.value > 5 * finding.evidence["by_chance"]
+            else:
+                assert finding.interval is not None
+                assert finding.interval(0.05)[1] - finding.interval(0.05)[0] < 0.4
