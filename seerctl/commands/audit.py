@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,13 +12,17 @@ from seerctl.console import Progress, emit, say, warn
 from seerctl.errors import UsageError
 from seerctl.options import F, SeerCommand, jobs, output_format, output_path, overwrite
 
+if TYPE_CHECKING:
+    from seerctl.audit.examples import Example
+    from seerctl.audit.policy import LoadedPolicy
+
 SUITES = ("fairness", "representation", "robustness", "leakage")  # the flags, in the order of the report
 # What not every suite reads: a mistake on the command line without one that does.
 ONLY = {
     "predictions": ("fairness", "robustness", "leakage"), "scores": ("fairness",),
-    "features": ("fairness", "robustness", "leakage"), "data": ("representation", "leakage", "balance"),
+    "features": ("fairness", "robustness", "leakage"), "data": ("representation", "leakage", "balance", "examples"),
     "weights": ("balance",), "shifted": ("robustness",), "other": ("robustness",), "models": ("robustness",),
-    "jobs": ("leakage",),
+    "jobs": ("leakage",), "examples": ("fairness",),
 }  # fmt: skip
 
 
@@ -75,6 +79,8 @@ def _path(*names: str, metavar: str = "FILE", **kwargs: Any) -> Callable[[F], F]
 @_path("--baseline", metavar="REPORT", help='report.json of an earlier audit, for checks against = "baseline".')
 @_path("--baseline-predictions", show_default="the table it names, if unchanged",
        help="The table that --baseline judged: its rows are compared one by one.")  # fmt: skip
+@click.option("--examples", type=click.IntRange(1, 100), default=None, metavar="N", show_default="none",
+              help="Show the N worst-off rows' pictures in report.html, by key from --data.")  # fmt: skip
 @output_path("Directory for report.json, report.md, card.md, junit.xml and report.html.", required=False)
 @overwrite
 @jobs
@@ -82,7 +88,8 @@ def _path(*names: str, metavar: str = "FILE", **kwargs: Any) -> Callable[[F], F]
 @click.pass_context
 def audit(
     context: click.Context, /, *, balance: bool, weights: Path | None, policy: str | None, baseline: Path | None,
-    baseline_predictions: Path | None, output: Path | None, overwrite: bool, output_format: str, **given: Any,
+    baseline_predictions: Path | None, examples: int | None, output: Path | None, overwrite: bool, output_format: str,
+    **given: Any,
 ) -> int:  # fmt: skip
     """Judge predictions by group against a policy: a gate for CI.
 
@@ -92,7 +99,8 @@ def audit(
     as one.
     """
     suites = [name for name in SUITES if given.pop(name)]
-    _check_flags(context, [*suites, *(["balance"] if balance else [])])
+    examples = examples if "fairness" in suites else None
+    _check_flags(context, [*suites, *(["balance"] if balance else []), *(["examples"] if examples else [])])
     if balance:
         weights = weights or (output / "weights.h5" if output else None)
         if weights is None:
@@ -106,6 +114,9 @@ def audit(
     from seerctl.audit.suites import audit as judge
     from seerctl.files import claim
 
+    if examples and (output is None or not given["data"] or not reports.can_draw()):
+        raise UsageError("audit --examples: they are shown in report.html, with pictures of a shard set",
+                         "Pass -o DIR and --data SET, and have pip install 'seerctl[report]'")  # fmt: skip
     if output is not None:
         reports.claim_directory(output, overwrite=overwrite)
     if balance and weights is not None:
@@ -119,13 +130,20 @@ def audit(
         left = dict.fromkeys(entry["suite"] for entry in report["not_run"])
         warn(f"audit: {len(report['not_run'])} checks of the policy are not run; they need --{' --'.join(left)}")
     if output is not None:
-        if reports.PAGE not in reports.save(report, output):
+        pictures = _pictures(report, given, loaded, examples) if examples else []
+        if reports.PAGE not in reports.save(report, output, pictures):
             say(f"audit: {reports.NO_PAGE}")
     else:
         reports.append_step_summary(reports.markdown(report))
     emit(report, output_format, reports.text(report))
     say(f"audit: {report['headline']}" + (f" (reports in {output})" if output else ""))
     return int(report["exit_code"])
+
+
+def _pictures(report: dict[str, Any], given: dict[str, Any], loaded: LoadedPolicy, number: int) -> list[Example]:
+    from seerctl.audit.examples import worst_examples
+
+    return worst_examples(report, given["predictions"], loaded.policy, given["data"], number)
 
 
 def _check_flags(context: click.Context, suites: list[str]) -> None:

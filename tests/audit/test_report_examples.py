@@ -124,6 +124,25 @@ def loaded_without_bins(where: Path) -> Any:
     return load_policy(where / "audit.toml")
 
 
+def test_the_command_shows_them_when_asked(
+    audited: tuple[Path, Path, Path], tmp_path: Path, seerctl: Callable[..., Any]
+) -> None:
+    predictions, policy, shards = audited
+    command = ["audit", "--fairness", "--predictions", predictions, "--policy", policy, "--groups", "group"]
+    done = seerctl(*command, "--examples", 3, "--data", shards, "-o", tmp_path / "out")
+    assert done.exit_code == 3, done.stderr
+    assert (tmp_path / "out" / "report.html").read_text().count("data:image/jpeg") == 3
+    for arguments, said in (
+        (("--examples", 3, "-o", tmp_path / "new"), "--data SET"),
+        (("--examples", 3, "--data", shards), "-o DIR"),
+        (("--examples", 1000, "--data", shards, "-o", tmp_path / "new"), "1<=x<=100"),
+        (("--data", shards, "-o", tmp_path / "new"), "--data is not read by --fairness"),
+    ):
+        done = seerctl(*command, *arguments)
+        assert (done.exit_code, said in done.stderr + str(done.exception)) == (2, True), (arguments, done.stderr)
+        assert not (tmp_path / "new").exists()
+
+
 def test_damaged_pictures_have_no_thumbnail() -> None:
     assert thumbnail(b"\xff\xd8\xff nothing") == NOTHING
     assert thumbnail(b"") == NOTHING

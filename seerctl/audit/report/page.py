@@ -100,13 +100,13 @@ def _context(report: Report, examples: Sequence[Example], room: Room, figure: _F
     for suite, section in (report.get("sections") or {}).items():
         facts += view.facts(section.get("inputs") or {}, suite)
     facts += view.facts(report["versions"], "versions")
+    small = view.not_assessed(report, joiner=" ")
     return {
         "light": LIGHT, "dark": DARK, "report": report, "title": view.heading(report), "said": _said(report),
         "total": view.total_tally(report), "checks": checks, "more_checks": len(report["checks"]) - len(checks),
         "failing": _failing(report), "groups": [_grouping(g, room, figure) for g in report.get("groups") or ()],
         "sections": [_section(name, section, room, figure) for name, section in (report.get("sections") or {}).items()],
-        "small": view.not_assessed(report)[: room.rows],
-        "more_small": max(0, len(view.not_assessed(report)) - room.rows),
+        "small": small[: room.rows], "more_small": max(0, len(small) - room.rows),
         "not_run": [view.visible(entry["check"]) for entry in report.get("not_run") or ()],
         "limits": view.limits_of(report), "facts": facts[: room.rows],
         "stats": report["policy"]["stats"], "examples": examples,

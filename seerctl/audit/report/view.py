@@ -235,9 +235,13 @@ def demand(check: Check) -> str:
     return f"at most {scale.limit(high or 0.0)} higher than {other}"
 
 
-def not_assessed(report: Report) -> list[tuple[str, str]]:
+def not_assessed(report: Report, *, joiner: str = "=") -> list[tuple[str, str]]:
     """(who, why) of what could not be judged, each once."""
-    return list(dict.fromkeys((name_of(r), visible(r.get("reason") or "")) for r in report.get("not_assessed") or ()))
+    return list(
+        dict.fromkeys(
+            (name_of(r, joiner=joiner), visible(r.get("reason") or "")) for r in report.get("not_assessed") or ()
+        )
+    )
 
 
 def limits_of(report: Report) -> list[str]:
