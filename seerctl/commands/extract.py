@@ -14,6 +14,7 @@ from seerctl.options import SeerCommand, data, output_path, overwrite
 @click.command(cls=SeerCommand, examples=[
     "seerctl extract --model run/ --data shards/ -o features.h5",
     "seerctl extract --model torchvision:regnet_y_400mf --data shards/ --layer res4 --layer avgpool -o features/",
+    "seerctl extract --model run/ --data shards/test --corrupt fog:3 --corrupt noise:5 -o corrupted/",
 ])  # fmt: skip
 @click.option(
     "--model",
@@ -22,7 +23,7 @@ from seerctl.options import SeerCommand, data, output_path, overwrite
     help="A run of 'pretrain', a safetensors file, or a RegNetY of torchvision (@FILE or @DEFAULT: weights).",
 )
 @data
-@output_path("Feature file (HDF5); with several layers a directory for <layer>.h5.")
+@output_path("Feature file (HDF5); of several layers or corruptions a directory: <layer>.h5, <name>-<severity>.h5.")
 @click.option(
     "--layer",
     "layers",
@@ -35,6 +36,13 @@ from seerctl.options import SeerCommand, data, output_path, overwrite
               help="Side of the centre crop.")  # fmt: skip
 @click.option("--crop", type=click.FloatRange(0.1, 1), default=None, show_default="0.875; below 160 px 1",
               help="Fraction of the short side that the centre crop keeps.")  # fmt: skip
+@click.option(
+    "--corrupt",
+    multiple=True,
+    metavar="NAME:SEVERITY",
+    help="Corrupt the pictures first: a name, a family or 'all', and 1 to 5; repeat for several.",
+)
+@click.option("--corrupt-seed", type=int, default=0, help="Seed of what is random in corruptions.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32",
               help="What the convolutions compute in.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", help="What the file holds.")
@@ -49,14 +57,33 @@ def extract(*, model: str, data: str, output: Path, **settings: Any) -> None:
 
     A run that was stopped goes on when the same command is given again. Under torchrun each rank takes its own part of
     the set, and the first one joins the parts.
+
+    \b
+    Corruptions, after the crop, the same for the same sample on any machine of a kind:
+      noise    gaussian_noise shot_noise impulse_noise speckle_noise
+      blur     gaussian_blur defocus_blur glass_blur motion_blur zoom_blur
+      weather  snow frost fog brightness spatter
+      digital  contrast elastic_transform pixelate jpeg_compression saturate
+
+    \b
+    How robust a model is: clean and corrupted features, a probe of each, an audit of both.
+      seerctl extract --model run/ --data shards/train -o train.h5
+      seerctl extract --model run/ --data shards/test -o test.h5
+      seerctl extract --model run/ --data shards/test --corrupt fog:3 -o fog-3.h5
+      seerctl probe linear --train train.h5 --test test.h5 --target label --predictions clean.csv
+      seerctl probe linear --train train.h5 --test fog-3.h5 --target label --predictions fog-3.csv
+      seerctl audit --robustness --predictions clean.csv --shifted fog-3.csv --groups gender -o audit/
     """
+    from seerctl.augment.corruptions import parse_corruptions
     from seerctl.features.extractor import Options
     from seerctl.features.extractor import extract as run
     from seerctl.shards.index import ShardSet
 
-    with Progress("extract", len(ShardSet.open(data))) as progress:
+    views = len(parse_corruptions(settings["corrupt"])) or 1
+    with Progress("extract", views * len(ShardSet.open(data))) as progress:
         done = run(model, data, output, Options(**settings), progress)
     if done is not None:
         resumed = f", {done.resumed:,} from before" if done.resumed else ""
-        new = done.rows - done.resumed
-        say(f"extract: {done.rows:,} rows{resumed}, {new / progress.seconds:,.0f} images/s, {output}")
+        new = views * done.rows - done.resumed
+        rows = f"{done.rows:,} rows" + (f" of {views} corruptions" if views > 1 else "")
+        say(f"extract: {rows}{resumed}, {new / progress.seconds:,.0f} images/s, {output}")

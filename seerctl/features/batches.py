@@ -25,6 +25,7 @@ from seerctl.shards.index import ShardSet
 
 T = TypeVar("T")
 
+CORRUPTION_COLUMN = "corruption"  # goes through `probe --predictions` and tells `audit` what a table is of
 PREFETCH = 2  # batches each worker prepares ahead
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where torch's workers hand tensors over
 
@@ -66,17 +67,18 @@ class Batches:
         rows = min(self.batch, len(shards) - first)
         pixels = np.empty((rows, self.view.size, self.view.size, 3), dtype=np.uint8)
         keys, columns = [], []
+        added = {} if self.view.corruption is None else {CORRUPTION_COLUMN: str(self.view.corruption)}
         for row in range(rows):
             sample = shards.read(first + row)
             try:
-                pixels[row] = self.view(sample.image)
+                pixels[row] = self.view(sample.image, sample.key)
             except DecodeError as error:
                 raise InputError(
                     f"{shards.location}: sample {sample.key}.{sample.ext} cannot be decoded ({error})",
                     "Ingest again with --check decode",
                 ) from None
             keys.append(sample.key)
-            columns.append(dict(sample.meta.get("columns") or {}))
+            columns.append({**added, **(sample.meta.get("columns") or {})})
         return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), keys, columns)
 
     def _shards(self) -> ShardSet:

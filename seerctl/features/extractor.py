@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from seerctl import __version__
+from seerctl.augment.corruptions import Corruption, parse_corruptions
 from seerctl.device import pick_device
 from seerctl.errors import InputError, UsageError
 from seerctl.features.batches import Batch, Batches, by_processes, by_threads, default_workers
@@ -49,7 +50,7 @@ class Options:
     """How to extract.
 
     size: pixels, by default what the model was trained at. crop: see `View.of`. dtype: of the file. batch, workers: by
-    the kind of device when None.
+    the kind of device when None. corrupt: "NAME:SEVERITY" texts, see `corruptions.parse_corruptions`.
     """
 
     layers: tuple[str, ...] = (DEFAULT_LAYER,)
@@ -61,11 +62,14 @@ class Options:
     workers: int | None = None
     device: str = "auto"
     overwrite: bool = False
+    corrupt: tuple[str, ...] = ()
+    corrupt_seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What was written: one file a layer; `resumed` of its rows were there from an earlier run."""
+    """What was written: one file a layer (and a corruption, as "fog-3" or "fog-3/res4", where there are several);
+    `resumed` of all their rows together were there from an earlier run."""
 
     files: dict[str, Path]
     rows: int
@@ -101,17 +105,21 @@ def extract(
 ) -> Extracted | None:
     """Write the features of the shard set `data` by the model that `model` names; None on ranks other than the first.
 
-    One layer: `output` is the file. Several: a directory with <layer>.h5 for each.
+    One layer: `output` is the file. Several: a directory with <layer>.h5 for each. Several corruptions: a directory
+    with <name>-<severity>.h5, or, with several layers too, <name>-<severity>/<layer>.h5.
 
     Raises:
-        UsageError: output exists, an unfinished part of another extraction is there, or an unknown layer or device.
+        UsageError: output exists, an unfinished part of another extraction is there, or an unknown layer,
+            corruption or device.
         InputError: no such model or data, damaged shards, no sample at all, non-finite features.
         EnvironmentFault: disk full, a killed worker, a lost rank.
     """
     options = options or Options()
     layers = tuple(dict.fromkeys(options.layers))
-    files = {layers[0]: output} if len(layers) == 1 else {name: output / f"{name}.h5" for name in layers}
-    if len(layers) == 1 and output.is_dir():
+    corruptions = parse_corruptions(options.corrupt, options.corrupt_seed)
+    named = _targets(output, layers, corruptions)
+    files = {name: path for names in named.values() for name, path in names.items()}
+    if len(files) == 1 and output.is_dir():
         raise UsageError(f"{output}: a directory", f"Name a file, such as {output / 'features.h5'}")
     if not options.overwrite and all(path.exists() for path in files.values()):
         raise UsageError(f"{output}: exists already", "Choose another output or pass --overwrite")
@@ -120,37 +128,58 @@ def extract(
     with ShardSet.open(data) as shards, ranks.joined():
         if not len(shards):
             raise InputError(f"{data}: the shard set is empty", "Choose another split")
-        job = _prepare(model, shards, files, options, device, ranks)
-        resumed = _run(job, progress)
-        ranks.wait()
-        if ranks.rank == 0:
-            _finish(job)
-        ranks.wait()
+        loaded, encoder = load_encoder(model, layers, options.precision, device)
+        jobs = [
+            _prepare(model, loaded, encoder, shards, dict(zip(layers, paths.values(), strict=True)), options, device,
+                     ranks, corruption)
+            for corruption, paths in named.items()
+        ]  # fmt: skip
+        resumed = 0
+        for job in jobs:
+            resumed += _run(job, progress)
+            ranks.wait()
+            if ranks.rank == 0:
+                _finish(job)
+            ranks.wait()
         return Extracted(files, len(shards), resumed) if ranks.rank == 0 else None
 
 
+def _targets(
+    output: Path, layers: Sequence[str], corruptions: Sequence[Corruption]
+) -> dict[Corruption | None, dict[str, Path]]:  # fmt: skip
+    """For each view of the pictures, the name and the file of every layer, in the order of `layers`."""
+    if len(corruptions) < 2:
+        only = corruptions[0] if corruptions else None
+        return {only: {name: output if len(layers) == 1 else output / f"{name}.h5" for name in layers}}
+    if len(layers) == 1:
+        return {one: {one.stem: output / f"{one.stem}.h5"} for one in corruptions}
+    return {
+        one: {f"{one.stem}/{name}": output / one.stem / f"{name}.h5" for name in layers} for one in corruptions
+    }  # fmt: skip
+
+
 def _prepare(
-    spec: str, shards: ShardSet, files: dict[str, Path], options: Options, device: torch.device, ranks: Ranks
+    spec: str, model: LoadedModel, encoder: Encoder, shards: ShardSet, files: dict[str, Path], options: Options,
+    device: torch.device, ranks: Ranks, corruption: Corruption | None = None,
 ) -> _Job:  # fmt: skip
-    """Load the model, and make sure before any work that the output may be written."""
-    model, encoder = load_encoder(spec, tuple(files), options.precision, device)
+    """Name what is to be made, and make sure before any work that the output may be written."""
     batch = options.batch or DEFAULT_BATCH[device.type]
-    view = View.of(options.size or _trained_size(model), options.crop)
+    view = replace(View.of(options.size or _trained_size(model), options.crop), corruption=corruption)
     lineage = {
         "made_by": "extract", "seerctl": __version__, "torch": str(torch.__version__), "batch": batch,
         "precision": options.precision, "device": device.type, "sources": {"model": spec, "data": shards.location},
     }  # fmt: skip
     headers = {
-        layer: Header(model.name, model.weights_sha256, shards.sha256, layer, str(view), lineage) for layer in files
-    }
-    # A layer that an interrupted run of several had finished already is kept.
+        layer: Header(model.name, model.weights_sha256, shards.sha256, layer, str(view), lineage,
+                      str(corruption or "")) for layer in files
+    }  # fmt: skip
+    # A file that an interrupted run of several had finished already is kept.
     kept = {n for n, path in files.items() if not options.overwrite and is_finished(path, headers[n], options.dtype)}
-    todo = {name: path for name, path in files.items() if name not in kept} or files
+    todo = {name: path for name, path in files.items() if name not in kept}
     for path in todo.values():
         claim(path, overwrite=options.overwrite)
         for stray in parts_of_others(path, ranks.world) if ranks.rank == 0 else ():
             log.warning("%s: left by a run of another number of processes, not used", stray)
-    encoder.layers = tuple(todo)
     return _Job(shards, encoder, todo, headers, view, batch, device, ranks, options)
 
 
@@ -164,6 +193,11 @@ def _run(job: _Job, progress: Callable[[int], None] | None) -> int:
     mine, rows = job.batches, job.rows(job.batches)
     if not rows:
         return 0
+    if not job.files:
+        if progress is not None:
+            progress(rows)
+        return rows
+    job.encoder.layers = tuple(job.files)
     parts = {name: part_of(path, job.ranks.rank, job.ranks.world) for name, path in job.files.items()}
     done = min(_rows_done(job, parts[name], job.headers[name], rows) for name in parts)
     if progress is not None:

@@ -5,7 +5,9 @@ keys (N,)            S32
 columns/<name> (N,)  int64 or float64 numbers (missing: NaN), or int32 codes (missing: -1) with the attribute
                      `categories`: the names, or a reference to the dataset that holds them where they are too many
                      for an attribute (HDF5 allows 64 KB). In <name>, "/" is written %2F and "%" %25
-attributes           schema, model, weights_sha256, index_sha256, layer, preprocess, rows_done, lineage (JSON)
+attributes           schema, model, weights_sha256, index_sha256, layer, preprocess, rows_done, lineage (JSON);
+                     `corruption` ("fog:3") where the pictures were corrupted: then `preprocess` has a step
+                     "corruption fog:3 (VERSION, seed N)" and the column `corruption` the same name for every row
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ CHUNK_ROWS = 256
 READ_ROWS = 64 * CHUNK_ROWS
 KEY_DTYPE = "S32"
 ATTRIBUTES = ("schema", "model", "weights_sha256", "index_sha256", "layer", "preprocess")  # and rows_done, lineage
+STEP = "; "  # between the steps of `preprocess`
+CORRUPTION_STEP = "corruption "
 MAX_CATEGORIES = 3500  # in an attribute: a variable-length string takes 16 bytes of HDF5's 64 KB
 
 
@@ -32,7 +36,8 @@ class Header:
     """What features are of; two files compare only where these agree.
 
     model: a name for people. weights_sha256, index_sha256: 64 hex digits ("" where there is none). preprocess:
-    everything between stored bytes and the model's input. lineage: what made the file, as plain JSON.
+    everything between stored bytes and the model's input. lineage: what made the file, as plain JSON. corruption: what
+    was done to the pictures on purpose, as "fog:3", "" for nothing.
     """
 
     model: str
@@ -41,10 +46,17 @@ class Header:
     layer: str
     preprocess: str
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    corruption: str = ""
+
+    @property
+    def clean_preprocess(self) -> str:
+        """`preprocess` without its corruption: what has to agree between clean and corrupted views."""
+        steps = self.preprocess.split(STEP)
+        return STEP.join(step for step in steps if not step.startswith(CORRUPTION_STEP))
 
     def attributes(self) -> dict[str, str]:
         """The HDF5 attributes, without `rows_done`."""
-        return {
+        return ({"corruption": self.corruption} if self.corruption else {}) | {
             "schema": SCHEMA, "model": self.model, "weights_sha256": self.weights_sha256,
             "index_sha256": self.index_sha256, "layer": self.layer, "preprocess": self.preprocess,
             "lineage": json.dumps(dict(self.lineage), ensure_ascii=False, sort_keys=True),

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from seerctl.augment.corruptions import Corruption
 from seerctl.augment.decode import PIXELS_VERSION, to_rgb
+from seerctl.features.layout import CORRUPTION_STEP, STEP
 
 WHOLE_BELOW = 160  # pixels: smaller inputs are not cropped by default, they have no margin to spare
 CROP = 0.875  # the usual 224 of 256
@@ -19,11 +21,12 @@ class View:
     """One centre crop of `size` x `size` after the short side was resized to size / crop, by Pillow's bicubic filter.
 
     The same pixels as torchvision's Resize(short side) and CenterCrop(size) on a Pillow image; smaller pictures are
-    enlarged. crop: fraction of the short side that is kept.
+    enlarged. crop: fraction of the short side that is kept. corruption: what is done to the crop, if anything.
     """
 
     size: int
     crop: float
+    corruption: Corruption | None = None
 
     @classmethod
     def of(cls, size: int, crop: float | None = None) -> View:
@@ -37,13 +40,12 @@ class View:
 
     def __str__(self) -> str:
         """What goes into the attribute `preprocess`."""
-        return (
-            f"pixels {PIXELS_VERSION}; short side {self.short_side} bicubic; centre crop {self.size}; "
-            "ImageNet mean and deviation"
-        )
+        steps = [f"pixels {PIXELS_VERSION}", f"short side {self.short_side} bicubic", f"centre crop {self.size}"]
+        steps += [] if self.corruption is None else [f"{CORRUPTION_STEP}{self.corruption.recipe}"]
+        return STEP.join([*steps, "ImageNet mean and deviation"])
 
-    def __call__(self, data: bytes) -> NDArray[np.uint8]:
-        """Stored bytes -> (size, size, 3) uint8.
+    def __call__(self, data: bytes, key: str = "") -> NDArray[np.uint8]:
+        """Stored bytes -> (size, size, 3) uint8; a corruption draws its random numbers from the sample's `key`.
 
         Raises:
             DecodeError: they are not a whole image.
@@ -58,4 +60,5 @@ class View:
             pixels = np.asarray(Image.fromarray(pixels).resize(wanted, Image.Resampling.BICUBIC))
             height, width = pixels.shape[:2]
         top, left = round((height - self.size) / 2), round((width - self.size) / 2)
-        return np.ascontiguousarray(pixels[top : top + self.size, left : left + self.size])
+        pixels = np.ascontiguousarray(pixels[top : top + self.size, left : left + self.size])
+        return pixels if self.corruption is None else self.corruption(pixels, key)

@@ -128,6 +128,7 @@ def describe(path: str | Path) -> dict[str, Any]:
             "rows": file.shape[0], "dim": file.shape[1], "dtype": file.dtype, "model": file.header.model,
             "layer": file.header.layer, "weights_sha256": file.header.weights_sha256,
             "index_sha256": file.header.index_sha256, "preprocess": file.header.preprocess,
+            **({"corruption": file.header.corruption} if file.header.corruption else {}),
             "columns": columns, "lineage": dict(file.header.lineage),
         }  # fmt: skip
 
@@ -161,7 +162,8 @@ def _header(path: Path, file: h5py.File) -> Header:
     lineage = json.loads(text_attribute(file, "lineage"))
     if not isinstance(lineage, dict):
         raise InputError(f"{path}: its lineage is not a JSON object")
-    return Header(**{name: text_attribute(file, name) for name in names}, lineage=lineage)
+    corruption = text_attribute(file, "corruption") if "corruption" in file.attrs else ""
+    return Header(**{name: text_attribute(file, name) for name in names}, lineage=lineage, corruption=corruption)
 
 
 def plain_dataset(path: Path, file: h5py.File, name: str, dimensions: int) -> h5py.Dataset:

@@ -18,7 +18,7 @@ from seerctl.features.store import FeatureFile
 from seerctl.files import sha256_file
 
 CONTENT = re.compile(rb"[0-9a-f]{16}-[0-9a-f]{8}")  # our keys: their first half names the stored bytes
-MUST_AGREE = ("weights_sha256", "layer", "preprocess")
+MUST_AGREE = {"weights_sha256": "weights_sha256", "layer": "layer", "clean_preprocess": "preprocess"}
 
 log = logging.getLogger("seerctl")
 
@@ -67,6 +67,8 @@ def load_task(train: Path, test: Path, target: str) -> Task:
             _side(two, _codes_of(two.path, test_target, classes, target), warnings),
         )
     warnings += _leak(*sides)
+    if one.header.corruption and one.header.corruption != two.header.corruption:
+        warnings.append(f"{train}: its pictures are corrupted by {one.header.corruption}, those of {test} are not")
     for warning in warnings:
         log.warning("%s", warning)
     return Task(target, classes, *sides, tuple(warnings))
@@ -78,8 +80,8 @@ def _check_pair(train: FeatureFile, test: FeatureFile) -> None:
             f"{test.path}: features of {test.shape[1]} dimensions, those of {train.path} have {train.shape[1]}",
             "Extract both with the same model and layer",
         )
-    for name in MUST_AGREE:
-        one, two = getattr(train.header, name), getattr(test.header, name)
+    for field, name in MUST_AGREE.items():  # corrupted views may be scored by what was learnt from clean ones
+        one, two = getattr(train.header, field), getattr(test.header, field)
         if one != two:
             raise UsageError(
                 f"{test.path}: its {name} is '{two[:60]}', that of {train.path} '{one[:60]}'",

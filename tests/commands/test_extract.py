@@ -51,7 +51,8 @@ def test_one_line_and_a_file(cli: Run, run_directory: Path, tmp_path: Path) -> N
         (["--layer", "avgpol"], 2, "Did you mean 'avgpool'"),
         (["--size", "4"], 2, "'--size'"),
         (["--precision", "float8"], 2, "'--precision'"),
-        (["--corrupt", "fog:3"], 2, "No such option"),
+        (["--corrupt", "fgo:3"], 2, "Did you mean 'fog'"),
+        (["--corrupt", "fog:7"], 2, "from 1 to 5"),
         (["--model", "nowhere"], 4, "nowhere"),
         (["--data", "nowhere"], 4, "no such shard set"),
         (["--model", "torchvision:regnet_y_1gf"], 4, "Did you mean"),
@@ -64,6 +65,37 @@ def test_refusals(more: list[str], code: int, message: str, cli: Run, run_direct
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+def test_corrupted_views_are_probed_by_what_was_learnt_from_clean_ones(
+    cli: Run, run_directory: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    train, test = picture_shards(tmp_path / "train", 40), picture_shards(tmp_path / "test", 40)
+    assert cli(*extract(run_directory, train, tmp_path / "train.h5")).exit_code == 0
+    done = cli(*extract(run_directory, test, tmp_path / "out", "--corrupt", "fog:3", "--corrupt", "digital:2"))
+    assert (done.exit_code, "40 rows of 6 corruptions" in done.stderr) == (0, True)
+    assert len(list((tmp_path / "out").iterdir())) == 6
+    shown = json.loads(cli("inspect", tmp_path / "out" / "fog-3.h5", "--output-format", "json").stdout)
+    assert shown["corruption"] == "fog:3"
+    probe = ["probe", "knn", "--target", "label", "--k", 3, "--predictions", tmp_path / "p.csv"]
+    done = cli(*probe, "--train", tmp_path / "train.h5", "--test", tmp_path / "out" / "fog-3.h5")
+    assert done.exit_code == 0, done.stderr
+    assert ",fog:3" in (tmp_path / "p.csv").read_text().splitlines()[1]
+    assert cli(*extract(run_directory, test, tmp_path / "test.h5")).exit_code == 0
+    probe[-1] = tmp_path / "clean.csv"
+    assert cli(*probe, "--train", tmp_path / "train.h5", "--test", tmp_path / "test.h5").exit_code == 0
+    audit = ["audit", "--robustness", "--predictions", tmp_path / "clean.csv", "--shifted", tmp_path / "p.csv"]
+    done = cli(*audit, "--output-format", "json")
+    assert done.exit_code in (3, 6), done.stderr  # without groups, whether groups lose alike cannot be judged
+    section = json.loads(done.stdout)["sections"]["robustness"]
+    assert list(section["data"]["shifts"]) == ["fog:3"]
+    assert [row[0] for row in section["tables"][0]["rows"]] == ["clean", "fog:3"]
+    done = cli(*probe, "--overwrite", "--train", tmp_path / "out" / "fog-3.h5", "--test", tmp_path / "train.h5")
+    assert (done.exit_code, "pictures are corrupted by fog:3" in done.stderr) == (0, True)
+    other = tmp_path / "small.h5"
+    assert cli(*extract(run_directory, test, other, "--corrupt", "fog:3", "--size", 24)).exit_code == 0
+    done = cli(*probe, "--overwrite", "--train", tmp_path / "train.h5", "--test", other)
+    assert (done.exit_code, "its preprocess is" in done.stderr) == (2, True)
 
 
 @pytest.mark.data

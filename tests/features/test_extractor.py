@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ import pytest
 import torch
 from torch import nn
 
+from seerctl.augment.corruptions import Corruption
 from seerctl.errors import EnvironmentFault, InputError, UsageError
 from seerctl.features import batches
 from seerctl.features.batches import Batches, by_processes, by_threads
+from seerctl.features.encoder import load_encoder
 from seerctl.features.extractor import Extracted, Options, _encoded_on_device, _prepare, extract
 from seerctl.features.pixels import View
 from seerctl.features.ranks import Ranks
@@ -148,7 +151,7 @@ SLOW = """
 import sys, time
 from seerctl.features import pixels
 view = pixels.View.__call__
-pixels.View.__call__ = lambda self, data: (time.sleep(0.02), view(self, data))[1]
+pixels.View.__call__ = lambda self, *sample: (time.sleep(0.02), view(self, *sample))[1]
 from seerctl.cli import main
 main()
 """
@@ -226,6 +229,72 @@ def test_rank_from_a_broken_environment(monkeypatch: pytest.MonkeyPatch) -> None
         Ranks.from_environment()
 
 
+# --------------------------------------------------------------------------------------------------- corrupted pictures
+
+
+def test_corrupted_views(data: Path, weights: Path, reference: Path, tmp_path: Path) -> None:
+    run(data, weights, tmp_path / "one.h5", corrupt=("shot_noise:3",))
+    done = run(data, weights, tmp_path / "out", corrupt=("noise:3", "fog:1"), layers=("res4", "avgpool"), workers=1)
+    assert done is not None
+    assert sorted(done.files) == sorted(
+        f"{view}/{layer}"
+        for view in ("gaussian_noise-3", "shot_noise-3", "impulse_noise-3", "speckle_noise-3", "fog-1")
+        for layer in ("res4", "avgpool")
+    )
+    trunk, shards = load_model(str(weights)).trunk, ShardSet.open(data)
+    with FeatureFile.open(tmp_path / "one.h5") as file, FeatureFile.open(reference) as clean:
+        assert file.header.corruption == "shot_noise:3"
+        assert "; corruption shot_noise:3 (corruptions-1, seed 0); ImageNet" in file.header.preprocess
+        assert file.header.clean_preprocess == clean.header.preprocess
+        assert set(file.columns["corruption"].texts()) == {"shot_noise:3"}
+        assert file.columns["label"].texts() == clean.columns["label"].texts()
+        np.testing.assert_array_equal(file.keys, clean.keys)
+        features = file.features()
+    assert not np.isclose(features, rows(reference), rtol=1e-3).all(axis=1).any()
+    np.testing.assert_array_equal(features, rows(done.files["shot_noise-3/avgpool"]))  # one worker, several views
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    for position in (0, 250):
+        one = shards.read(position)
+        pixels = torch.tensor(Corruption("shot_noise", 3)(View.of(32)(one.image), one.key))
+        with torch.no_grad():
+            alone = trunk(((pixels / 255 - mean) / deviation).permute(2, 0, 1)[None])[0]
+        np.testing.assert_allclose(features[position], alone.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_corruptions_resume_and_differ_by_seed(data: Path, weights: Path, tmp_path: Path) -> None:
+    corrupt = ("impulse_noise:2", "contrast:2")
+    whole = run(data, weights, tmp_path / "out", corrupt=corrupt)
+    assert whole == Extracted(
+        {f"{n}-2": tmp_path / "out" / f"{n}-2.h5" for n in ("impulse_noise", "contrast")}, COUNT, 0
+    )
+    before = rows(tmp_path / "out" / "contrast-2.h5")
+    (tmp_path / "out" / "contrast-2.h5").unlink()
+    again = run(data, weights, tmp_path / "out", corrupt=corrupt)
+    assert again is not None
+    assert again.resumed == COUNT
+    np.testing.assert_array_equal(rows(tmp_path / "out" / "contrast-2.h5"), before)
+    with pytest.raises(UsageError, match="exists already"):
+        run(data, weights, tmp_path / "out", corrupt=corrupt)
+    run(data, weights, tmp_path / "other", corrupt=corrupt, corrupt_seed=9)
+    np.testing.assert_array_equal(rows(tmp_path / "other" / "contrast-2.h5"), before)
+    assert not np.array_equal(
+        rows(tmp_path / "other" / "impulse_noise-2.h5"), rows(tmp_path / "out" / "impulse_noise-2.h5")
+    )
+
+
+def test_worker_processes_corrupt_alike(data: Path) -> None:
+    made = Batches(ShardSet.open(data), replace(View.of(32), corruption=Corruption("frost", 2)), 64)
+    for batch, number in zip(by_processes(made, range(2), 2, pin=False), range(2), strict=True):
+        assert torch.equal(batch.pixels, made(number).pixels)
+        assert batch.columns == made(number).columns
+
+
+def test_unknown_corruption(data: Path, weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Did you mean 'frost'"):
+        run(data, weights, tmp_path / "f.h5", corrupt=("forst:2",))
+    assert not list(tmp_path.iterdir())
+
+
 # ----------------------------------------------------------------------------------------------------- reading batches
 
 
@@ -252,7 +321,8 @@ def test_the_way_of_a_gpu_gives_the_same_rows(data: Path, weights: Path, referen
     options = Options(device="cpu", batch=BATCH)
     with ShardSet.open(data) as shards:
         files = {"avgpool": reference.with_name("other.h5")}
-        job = _prepare(str(weights), shards, files, options, torch.device("cpu"), Ranks())
+        loaded = load_encoder(str(weights), ("avgpool",), "float32", torch.device("cpu"))
+        job = _prepare(str(weights), *loaded, shards, files, options, torch.device("cpu"), Ranks())
         found = list(_encoded_on_device(job, by_processes(Batches(shards, job.view, BATCH), range(8), 1, pin=False)))
     assert [len(batch.keys) for _, batch in found] == [40] * 7 + [20]
     features = torch.cat([layers[0] for layers, _ in found]).numpy()
