@@ -181,8 +181,11 @@ def wrong_policies(draw: st.DrawFn) -> bytes:
     good = policy_text(check, {})
     if kind == "cut":
         return good[: draw(st.integers(0, len(good) - 11))]  # not one byte less: the last line is whole until then
-    place = draw(st.integers(0, len(good)))
-    return good[:place] + draw(st.sampled_from([b"\0", b"\xff", b"[[", b'"""', b"= =", b"\x1b[2J\n="])) + good[place:]
+    if draw(st.booleans()):
+        place = draw(st.integers(0, len(good)))
+        return good[:place] + draw(st.sampled_from([b"\0", b"\xff", b"\x1b"])) + good[place:]
+    place = draw(st.sampled_from([0, *(i + 1 for i, byte in enumerate(good) if byte == 10)]))
+    return good[:place] + draw(st.sampled_from([b"[[", b'"""', b"= =", b"\x1b[2J\n="])) + good[place:]
 
 
 @SURELY
