@@ -106,9 +106,12 @@ def nearest(path: Path, keys: NDArray[np.object_], families: Families, k: int) -
     keys: (N,) the rows' keys; the feature file may hold more rows, and has to hold these.
 
     Raises:
-        InputError: a key without features, features that are not finite, or no k rows to choose from.
+        InputError: features of corrupted pictures, a key without features, features that are not finite, or no k rows
+            to choose from.
     """
     with FeatureFile.open(path) as file:
+        if file.header.corruption:
+            raise InputError(f"{path}: features of pictures corrupted by {file.header.corruption}", "Give clean ones")
         place = {key.decode("ascii", "replace"): row for row, key in enumerate(file.keys)}
         rows = np.array([place.get(key, -1) for key in keys], dtype=np.intp)
         if (rows < 0).any():

@@ -69,10 +69,11 @@ def extract(*, model: str, data: str, output: Path, **settings: Any) -> None:
     How robust a model is: clean and corrupted features, a probe of each, an audit of both.
       seerctl extract --model run/ --data shards/train -o train.h5
       seerctl extract --model run/ --data shards/test -o test.h5
-      seerctl extract --model run/ --data shards/test --corrupt fog:3 -o fog-3.h5
-      seerctl probe linear --train train.h5 --test test.h5 --target label --predictions clean.csv
-      seerctl probe linear --train train.h5 --test fog-3.h5 --target label --predictions fog-3.csv
-      seerctl audit --robustness --predictions clean.csv --shifted fog-3.csv --groups gender -o audit/
+      seerctl extract --model run/ --data shards/test --corrupt all:3 -o corrupted/
+      for f in test.h5 corrupted/*.h5; do
+        seerctl probe linear --train train.h5 --test $f --target label --predictions ${f%.h5}.csv
+      done
+      seerctl audit --robustness --predictions test.csv $(printf -- '--shifted %s ' corrupted/*.csv) --groups gender
     """
     from seerctl.augment.corruptions import parse_corruptions
     from seerctl.features.extractor import Options

@@ -374,6 +374,9 @@ def test_refused_features(tmp_path: Path) -> None:
     features = write_features(tmp_path / "f.h5", np.eye(6, dtype=np.float32), {"label": ["a"] * 6}, start=1)
     with pytest.raises(InputError, match="no features of 1 of the 6"):
         audit_robustness(clean, [], [check("neighbour_invariance", columns=PAIRS)], features=features)
+    features = write_features(tmp_path / "h.h5", np.eye(6, dtype=np.float32), {"label": ["a"] * 6}, corruption="fog:3")
+    with pytest.raises(InputError, match="corrupted by fog:3"):
+        audit_robustness(clean, [], [check("neighbour_invariance", columns=PAIRS)], features=features)
     features = write_features(tmp_path / "g.h5", np.eye(6, dtype=np.float32), {"label": ["a"] * 6})
     with pytest.raises(InputError, match="fewer than 10 pictures of other objects"):
         audit_robustness(clean, [], [check("neighbour_invariance", columns=PAIRS)], features=features)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from seerctl.commands.extract import extract as extract_command
 from seerctl.features.store import FeatureFile
 from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import SIZES
@@ -96,6 +100,23 @@ def test_corrupted_views_are_probed_by_what_was_learnt_from_clean_ones(
     assert cli(*extract(run_directory, test, other, "--corrupt", "fog:3", "--size", 24)).exit_code == 0
     done = cli(*probe, "--overwrite", "--train", tmp_path / "train.h5", "--test", other)
     assert (done.exit_code, "its preprocess is" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_the_chain_that_the_help_shows(run_directory: Path, tmp_path: Path) -> None:
+    """From `extract --help` into a shell as it stands, but for another column to group by."""
+    (tmp_path / "run").symlink_to(run_directory)
+    for split in ("train", "test"):
+        picture_shards(tmp_path / "shards" / split, 60)
+    text = (extract_command.help or "").split("an audit of both.\n")[1]
+    (tmp_path / "chain.sh").write_text(f"set -e\n{text.replace('gender', 'label')}")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "chain.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, 3, 6), done.stderr
+    assert len(list((tmp_path / "corrupted").glob("*.csv"))) == 19
+    assert "speckle_noise:3" in done.stdout
 
 
 @pytest.mark.data
