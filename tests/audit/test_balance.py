@@ -101,10 +101,10 @@ def test_the_optimum_is_that_of_a_convex_solver(seed: int) -> None:
         assert programme.mass @ found.q == pytest.approx(programme.eta, abs=1e-7)
 
 
-@pytest.mark.parametrize("seed", [1, 29, 40, 66, 99, 134, 146, 179])
+@pytest.mark.parametrize("seed", [0, 1, 2, 4, 10, 12, 22, 23, 28])
 def test_what_cannot_be_met_is_broken_as_little_as_possible(seed: int) -> None:
     """The excess adds up to what a linear programme says is the least, within the penalty's finite weight."""
-    programme = random_programme(seed)
+    programme = random_programme(seed, keep_mean=True, bound=1.0)
     found = solve(programme)
     assert not found.feasible
     matrix, eps = constraints(programme), programme.eps.ravel()
@@ -122,7 +122,7 @@ def test_what_cannot_be_met_is_broken_as_little_as_possible(seed: int) -> None:
     ).fun
     assert least > 0
     assert least <= found.excess.sum() + 1e-6
-    assert found.excess.sum() < 1.3 * least
+    assert found.excess.sum() < 1.3 * least + 1e-6
 
 
 def test_patterns_that_differ_in_nothing_get_one_weight_and_rows_their_pattern() -> None:
