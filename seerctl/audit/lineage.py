@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -479,7 +479,7 @@ def _findings(
         return [
             Finding(check.id, check.metric, good / max(len(links), 1), len(links), reason=reason, evidence=evidence)
         ]
-    return _dropped_findings(check, known, dropped)
+    return dropped_findings(check, [one for one in known if one.kind in ("weights", "run")], known, dropped)
 
 
 def _link_finding(check: SuiteCheck, link: Link) -> Finding:
@@ -492,29 +492,26 @@ def _link_finding(check: SuiteCheck, link: Link) -> Finding:
     return Finding(check.id, check.metric, float(link.status == BROKEN), 1, group, evidence=link.as_json())
 
 
-def _dropped_findings(check: SuiteCheck, known: Sequence[Artefact], dropped: Sequence[Dropped]) -> list[Finding]:
-    """One a model: what it learnt from that was dropped since; without its set nothing is known."""
+def dropped_findings(
+    check: SuiteCheck, models: Sequence[Artefact], known: Sequence[Artefact], dropped: Sequence[Dropped]
+) -> list[Finding]:
+    """One finding a model: what it learnt from that was dropped since; without its set nothing is known."""
+    empty = Finding(check.id, check.metric, float("nan"), 0)
     found = []
     histories = {sha for one in known if one.kind == "set" for sha in (one.sha256, *_history(one))}
-    models = [one for one in known if one.kind in ("weights", "run")]
     for model in models:
         mine = [one for one in dropped if one.model == str(model.path)]
         group = {"model": f"{model.kind} {model.path}"}
         data = [claim.sha256 for claim in model.claims if claim.kind == "set"]
         if not mine and not any(sha and sha in histories for sha in data):
             reason = "the shard set that it learnt from was not found"
-            found.append(Finding(check.id, check.metric, float("nan"), 0, group, reason=reason))
+            found.append(replace(empty, group=group, reason=reason))
             continue
-        evidence = {
-            "sets": [{"set": d.set, "count": d.count, "certain": d.certain, "keys": list(d.keys)} for d in mine]
-        } if mine else {}  # fmt: skip
-        found.append(
-            Finding(check.id, check.metric, float(sum(one.count for one in mine)), 1, group, evidence=evidence)
-        )
+        sets = [{"set": one.set, "count": one.count, "certain": one.certain, "keys": list(one.keys)} for one in mine]
+        value = float(sum(one.count for one in mine))
+        found.append(replace(empty, value=value, n=1, group=group, evidence={"sets": sets} if sets else {}))
     if not models:
-        found.append(
-            Finding(check.id, check.metric, float("nan"), 0, reason="no weights and no run were named or found")
-        )
+        found.append(replace(empty, reason="no weights and no run were named or found"))
     return found
 
 

@@ -16,7 +16,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 
-from seerctl.sources.magic import detect
+from seerctl.sources.magic import IMAGE_EXTENSIONS, detect
 
 KINDS: dict[str, str] = {
     "gps": "coordinates",
@@ -30,7 +30,7 @@ KINDS: dict[str, str] = {
     "comment": "free text",
     "maker_note": "a maker's own notes, which may hold any of these",
 }
-EMAIL = re.compile(rb"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}")
+_EMAIL = re.compile(rb"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}([A-Za-z]{2,24})")
 _MAX_BLOCK = 1 << 22  # bytes of one block that are looked at
 _MAX_STEPS = 20_000  # chunks, boxes, segments of one file
 _MAX_TAGS = 4096
@@ -63,7 +63,7 @@ _XMP_NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _XMP_KIND = {name: kind for kind, names in _XMP_NAMES.items() for name in names}
 _XMP = re.compile(
-    rb":(" + b"|".join(sorted((name.encode() for name in _XMP_KIND), key=len, reverse=True)) + rb")"
+    rb":(" + b"|".join(name.encode() for name in sorted(_XMP_KIND, key=len, reverse=True)) + rb")"
     rb"(?:\s{0,9}=\s{0,9}[\"'][^\"'<>]|(?:\s[^<>]{0,300})?(?<!/)>\s{0,999}(?:[^<\s]|<rdf:))"
 )
 _FACE = re.compile(rb"mwg-rs:Type(?:\s{0,9}=\s{0,9}[\"']|>\s{0,9})Face")
@@ -90,6 +90,11 @@ def personal_metadata(data: bytes) -> frozenset[str]:
         with contextlib.suppress(*_BROKEN):
             walk(data, found)
     return frozenset(found)
+
+
+def holds_email(text: bytes) -> bool:
+    """Whether an e-mail address stands in `text`; icon@2x.png is none."""
+    return b"@" in text and any(match[1].decode().lower() not in IMAGE_EXTENSIONS for match in _EMAIL.finditer(text))
 
 
 # -------------------------------------------------------------------------------------------------------- containers
@@ -478,5 +483,5 @@ def _comment(text: bytes, found: set[str]) -> None:
 
 
 def _emails(text: bytes, found: set[str]) -> None:
-    if b"@" in text and EMAIL.search(text):
+    if holds_email(text):
         found.add("email")
