@@ -223,7 +223,8 @@ def with_spread(
     """
     folds: dict[Grouping, _Fold] = {}
     for block in blocks:
-        folds.setdefault(block.counts.grouping, _Fold(frame, block.counts, levels))
+        if block.counts.grouping not in folds:
+            folds[block.counts.grouping] = _Fold(frame, block.counts, levels)
     moments = [_Moments(block.own.size().shape) for block in blocks]
     width = max((len(block.counts.groups) * frame.classes for block in blocks), default=1)
     centres = [_centres(block) for block in blocks]

@@ -22,7 +22,8 @@ class Inputs:
     predictions: a table. scores: full scores of its rows. features: of the rows, and of a second set. data: shard sets.
     groups: columns for checks that name none. baseline: an earlier report. weights: where the balance is written, none
     where it is not asked for. shifted: tables of the same rows under shifts. other: tables of other data sets. models:
-    accuracies of other models under the shifts. jobs: processes that look at pictures. progress: told how many.
+    accuracies of other models under the shifts. artefacts: reports, features, weights, runs and sets, to be traced.
+    jobs: processes that look at pictures. progress: told how many.
     """
 
     predictions: Path | None = None
@@ -35,6 +36,7 @@ class Inputs:
     shifted: tuple[Path, ...] = ()
     other: tuple[Path, ...] = ()
     models: Path | None = None
+    artefacts: tuple[Path, ...] = ()
     jobs: int | None = None
     progress: Callable[[int], None] | None = None
 
@@ -141,6 +143,22 @@ def _leakage(inputs: Inputs, _: LoadedPolicy, checks: Sequence[SuiteCheck]) -> P
     return part_of(result, checks, inputs.baseline)
 
 
+def _privacy(inputs: Inputs, _: LoadedPolicy, checks: Sequence[SuiteCheck]) -> Part:
+    from seerctl.audit.privacy import audit_privacy  # noqa: PLC0415
+
+    result = audit_privacy(inputs.data, checks, artefacts=inputs.artefacts, progress=inputs.progress)
+    return part_of(result, checks, inputs.baseline)
+
+
+def _lineage(inputs: Inputs, _: LoadedPolicy, checks: Sequence[SuiteCheck]) -> Part:
+    from seerctl.audit.lineage import audit_lineage  # noqa: PLC0415
+
+    if not inputs.artefacts and not inputs.data:
+        raise UsageError("audit --lineage: nothing to trace", "Pass --artefact FILE and --data SET")
+    result = audit_lineage(inputs.artefacts, checks, data=inputs.data, progress=inputs.progress)
+    return part_of(result, checks, inputs.baseline)
+
+
 def write_balance(inputs: Inputs, loaded: LoadedPolicy) -> tuple[Part, str]:
     """Write the weights that balance the first shard set, and return their section and what they do in one line.
 
@@ -173,4 +191,5 @@ def write_balance(inputs: Inputs, loaded: LoadedPolicy) -> tuple[Part, str]:
 
 RUNNERS: Mapping[SuiteName, Runner] = {
     "fairness": _fairness, "representation": _representation, "robustness": _robustness, "leakage": _leakage,
+    "privacy": _privacy, "lineage": _lineage,
 }  # fmt: skip

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from seerctl.audit.examples import Example
     from seerctl.audit.policy import LoadedPolicy
 
-SUITES = ("fairness", "representation", "robustness", "leakage")  # the flags, in the order of the report
+# The flags, in the order of the report.
+SUITES = ("fairness", "representation", "robustness", "leakage", "privacy", "lineage")
 # What not every suite reads: a mistake on the command line without one that does.
 ONLY = {
     "predictions": ("fairness", "robustness", "leakage"), "scores": ("fairness",),
-    "features": ("fairness", "robustness", "leakage"), "data": ("representation", "leakage", "balance", "examples"),
+    "features": ("fairness", "robustness", "leakage"),
+    "data": ("representation", "leakage", "privacy", "lineage", "balance", "examples"),
     "weights": ("balance",), "shifted": ("robustness",), "other": ("robustness",), "models": ("robustness",),
-    "jobs": ("leakage",), "examples": ("fairness",),
+    "artefacts": ("privacy", "lineage"), "jobs": ("leakage",), "examples": ("fairness",),
 }  # fmt: skip
 
 
@@ -41,6 +43,7 @@ def _path(*names: str, metavar: str = "FILE", **kwargs: Any) -> Callable[[F], F]
 @click.command(cls=SeerCommand, examples=[
     "seerctl audit --fairness --predictions predictions.csv --groups gender,age -o audit/",
     "seerctl audit --fairness --predictions predictions.csv --policy audit.toml --output-format json",
+    "seerctl audit --representation --leakage --data shards/train --data shards/test --groups gender -o audit/",
 ])  # fmt: skip
 @click.option(
     "--fairness", is_flag=True, help="Compare rates between groups: accuracy, TPR, FPR, precision, selection, AUC, ..."
@@ -50,6 +53,8 @@ def _path(*names: str, metavar: str = "FILE", **kwargs: Any) -> Callable[[F], F]
 @click.option(
     "--leakage", is_flag=True, help="Test samples that are in the training set, and what they add to the score."
 )
+@click.option("--privacy", is_flag=True, help="Places, names and other personal metadata in a set's pictures.")
+@click.option("--lineage", is_flag=True, help="Whether every hash holds from a report back to the sources.")
 @click.option("--balance", is_flag=True, help="Write sample weights that balance the shard set (M4).")
 @_path("--predictions", help="Table with key, label, prediction and metadata columns (csv, jsonl, parquet).")
 @_path("--scores", help="HDF5 with the scores of all classes for the rows of --predictions.")
@@ -64,6 +69,8 @@ def _path(*names: str, metavar: str = "FILE", **kwargs: Any) -> Callable[[F], F]
        help="Predictions on another data set of the same task.")  # fmt: skip
 @_path("--models", metavar="TABLE",
        help="Accuracies of other models (clean,shifted,shift), for effective_robustness.")  # fmt: skip
+@_path("--artefact", "artefacts", metavar="PATH", multiple=True, default=(),
+       help="Report, predictions, features, weights, run or set to be traced.")  # fmt: skip
 @_path("--weights", show_default="weights.h5 in --output", help="Where --balance writes, .h5 or .csv.")
 @click.option(
     "--groups",
@@ -101,30 +108,22 @@ def audit(
     suites = [name for name in SUITES if given.pop(name)]
     examples = examples if "fairness" in suites else None
     _check_flags(context, [*suites, *(["balance"] if balance else []), *(["examples"] if examples else [])])
-    if balance:
-        weights = weights or (output / "weights.h5" if output else None)
-        if weights is None:
-            raise UsageError("audit --balance: nowhere to write", "Pass -o DIR or --weights FILE")
-    if baseline is None and baseline_predictions is not None:
-        raise UsageError("audit: --baseline-predictions without --baseline", "Pass --baseline report.json")
     from seerctl.audit import report as reports
     from seerctl.audit.baseline import load_baseline
     from seerctl.audit.policy import load_policy
     from seerctl.audit.suites import Inputs
     from seerctl.audit.suites import audit as judge
-    from seerctl.files import claim
 
     if examples and (output is None or not given["data"] or not reports.can_draw()):
         raise UsageError("audit --examples: they are shown in report.html, with pictures of a shard set",
                          "Pass -o DIR and --data SET, and have pip install 'seerctl[report]'")  # fmt: skip
     if output is not None:
         reports.claim_directory(output, overwrite=overwrite)
-    if balance and weights is not None:
-        claim(weights, overwrite=overwrite)
+    target = _weights_file(weights, output, overwrite=overwrite) if balance else None
     before = None if baseline is None else load_baseline(baseline, baseline_predictions)
     loaded = load_policy(policy, suites)  # type: ignore[arg-type]  # names of SUITES
     with Progress("audit: looking at pictures") as progress:
-        inputs = Inputs(baseline=before, weights=weights if balance else None, progress=progress, **given)
+        inputs = Inputs(baseline=before, weights=target, progress=progress, **given)
         report = judge(suites, inputs, loaded)  # type: ignore[arg-type]
     if report["not_run"]:
         left = dict.fromkeys(entry["suite"] for entry in report["not_run"])
@@ -138,6 +137,20 @@ def audit(
     emit(report, output_format, reports.text(report))
     say(f"audit: {report['headline']}" + (f" (reports in {output})" if output else ""))
     return int(report["exit_code"])
+
+
+def _weights_file(weights: Path | None, output: Path | None, *, overwrite: bool) -> Path:
+    """Where `--balance` may write.
+
+    Raises:
+        UsageError: nobody says where, or something is there.
+    """
+    from seerctl.files import claim
+
+    target = weights or (output / "weights.h5" if output else None)
+    if target is None:
+        raise UsageError("audit --balance: nowhere to write", "Pass -o DIR or --weights FILE")
+    return claim(target, overwrite=overwrite)
 
 
 def _pictures(report: dict[str, Any], given: dict[str, Any], loaded: LoadedPolicy, number: int) -> list[Example]:
@@ -155,10 +168,13 @@ def _check_flags(context: click.Context, suites: list[str]) -> None:
     if not suites:
         names = [f"--{name}" for name in (*SUITES, "balance")]
         raise UsageError("audit: no suite named", f"Pass {', '.join(names[:-1])} or {names[-1]}")
+    flags = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name, owners in ONLY.items():
         typed = context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
         if typed and not set(owners) & set(suites):
             raise UsageError(
-                f"audit: --{name.replace('_', '-')} is not read by --{' --'.join(suites)}",
+                f"audit: {flags[name]} is not read by --{' --'.join(suites)}",
                 f"Leave it out, or add --{' or --'.join(owners)}",
             )
+    if context.params["baseline"] is None and context.params["baseline_predictions"] is not None:
+        raise UsageError("audit: --baseline-predictions without --baseline", "Pass --baseline report.json")

@@ -13,7 +13,7 @@ import pytest
 
 from seerctl.audit.baseline import load_baseline
 from seerctl.audit.policy import LoadedPolicy, SuiteCheck, load_policy, shipped
-from seerctl.audit.suite import Bars, Finding, SuiteResult, Table
+from seerctl.audit.suite import Bars, Finding, SuiteName, SuiteResult, Table
 from seerctl.audit.suites import Inputs, audit, part_of
 from seerctl.audit.summary import assemble, jsonable
 from seerctl.errors import UsageError
@@ -22,6 +22,7 @@ from seerctl.weighting import read_weights
 from tests.feature_files import write_features
 from tests.streams import meta_of, shards_of, stream_of
 
+SUITES: tuple[SuiteName, ...] = ("fairness", "representation", "robustness", "leakage", "privacy", "lineage")
 FAIRNESS = '[[check]]\nid = "acc"\nmetric = "accuracy"\ngroups = ["g"]\n'
 PRESENT = '[[check]]\nid = "there"\nsuite = "representation"\nmetric = "count"\nop = ">="\nthreshold = 20\n'
 
@@ -84,13 +85,13 @@ def test_checks_of_other_suites_are_said_not_to_have_run(tmp_path: Path) -> None
 
 
 def test_the_inputs_of_each_suite(tmp_path: Path) -> None:
-    loaded = load_policy(None, ("fairness", "representation", "robustness", "leakage"))
+    loaded = load_policy(None, SUITES)
     for suite, message in (
         ("fairness", "--predictions"), ("representation", "--data SET"), ("robustness", "--predictions"),
-        ("leakage", "--data TRAIN --data TEST"),
+        ("leakage", "--data TRAIN --data TEST"), ("privacy", "--data SET"), ("lineage", "--artefact FILE"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):
-            audit([suite], Inputs(groups=("g",)), loaded)  # type: ignore[list-item]
+            audit([suite], Inputs(groups=("g",)), loaded)
 
 
 def test_metrics_beyond_counts_join_the_fairness_suite(tmp_path: Path) -> None:
@@ -192,9 +193,9 @@ def test_sections_hold_what_a_suite_says(tmp_path: Path) -> None:
 
 def test_ready_policies_have_unique_checks_and_can_be_joined() -> None:
     assert {"default", "representation", "robustness", "leakage", "seer-people", "seer-geography"} <= set(shipped())
-    loaded = load_policy(None, ("fairness", "representation", "robustness", "leakage"))
-    assert {check.suite for check in loaded.policy.check} == {"fairness", "representation", "robustness", "leakage"}
-    assert loaded.source == "shipped:default+shipped:representation+shipped:robustness+shipped:leakage"
+    loaded = load_policy(None, SUITES)
+    assert {check.suite for check in loaded.policy.check} == set(SUITES)
+    assert loaded.source == "shipped:" + "+shipped:".join(("default", *SUITES[1:]))
     assert len(loaded.sha256) == 64
     for name in shipped():
         assert load_policy(name).policy.title

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seerctl.weighting import read_weights
+from tests.streams import meta_of, shards_of, stream_of
+
 Run = Callable[..., Any]
 POLICY = '[[check]]\nid = "acc"\nmetric = "accuracy"\ngroups = ["group"]\n'
 
@@ -136,3 +139,135 @@ def test_project_file(cli: Run, table: Callable[..., Path], tmp_path: Path, monk
     assert cli("audit", "--fairness").exit_code == 0
     columns = [entry["columns"] for entry in json.loads((tmp_path / "audit" / "report.json").read_text())["groups"]]
     assert columns == [["group"], ["age"], ["group", "age"]]
+
+
+# ------------------------------------------------------------------------------------------------------- other suites
+
+
+def shard_set(where: Path, share: float = 0.5, first: int = 0) -> Path:
+    samples = []
+    for number in range(first, first + 200):
+        data = f"picture {number}".encode()
+        group = "a" if number - first < 200 * share else "b"
+        label = ("cat", "dog")[int(number % 10 < (8 if group == "a" else 2))]
+        samples.append((data, meta_of(data, f"{number}.jpg", {"group": group, "label": label})))
+    shards_of(where, stream_of(samples))
+    return where
+
+
+def test_several_suites_give_one_report(cli: Run, table: Callable[..., Path], tmp_path: Path) -> None:
+    where = shard_set(tmp_path / "set")
+    done = cli(*audit(table(), "--representation", "--data", where, "--groups", "group", "-o", tmp_path / "out"))
+    assert done.exit_code == 3  # eight in ten of the one group are dogs, two in ten of the other
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["suites"] == ["fairness", "representation"]
+    failed = {check["id"] for check in report["checks"] if check["verdict"] == "FAIL"}
+    assert failed == {"association"}
+    assert set(report["sections"]) == {"representation"}
+    assert "association" in (tmp_path / "out" / "report.md").read_text()
+    alone = cli("audit", "--representation", "--data", where, "--groups", "group", "--output-format", "json")
+    checks = {check["id"]: check["comparisons"] for check in json.loads(alone.stdout)["checks"]}
+    assert checks["association"] == next(c for c in report["checks"] if c["id"] == "association")["comparisons"]
+
+
+def test_weights_from_the_audit_go_into_a_file(cli: Run, tmp_path: Path) -> None:
+    where = shard_set(tmp_path / "set", share=0.3)
+    balance = ["audit", "--balance", "--data", where, "--groups", "group"]
+    done = cli(*balance, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    weights = read_weights(tmp_path / "out" / "weights.h5")
+    assert len(weights.weight) == 200
+    assert weights.weight.max() <= 5
+    assert "shares are off by 20.0 points, weighted by" in done.stderr
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["balance"]["weights"].endswith("weights.h5")
+    again = cli(*balance, "--weights", tmp_path / "out" / "weights.h5")
+    assert (again.exit_code, "exists already" in again.stderr) == (2, True)
+    csv = cli(*balance, "--weights", tmp_path / "w.csv")
+    assert (csv.exit_code, (tmp_path / "w.csv").read_text().startswith("key,weight\n")) == (0, True)
+    nowhere = cli(*balance)
+    assert (nowhere.exit_code, "Pass -o DIR or --weights FILE" in nowhere.stderr) == (2, True)
+    (tmp_path / "tight.toml").write_text(
+        '[[check]]\nid = "a"\nsuite = "representation"\nmetric = "count"\nop = ">="\nthreshold = 1\n'
+        "[balance]\nbound = 1.0\n"
+    )
+    impossible = cli(*balance, "--policy", tmp_path / "tight.toml", "--weights", tmp_path / "x.h5")
+    assert (impossible.exit_code, (tmp_path / "x.h5").exists()) == (2, False)
+    assert "group=" in impossible.stderr
+    assert impossible.stderr.count("\n") == 1
+
+
+def test_leakage_between_two_sets(cli: Run, tmp_path: Path) -> None:
+    train, test = shard_set(tmp_path / "train"), shard_set(tmp_path / "test", first=190)
+    arguments = ["audit", "--leakage", "--data", train, "--data", test, "--jobs", "1"]
+    done = cli(*arguments, "--output-format", "json")
+    assert done.exit_code == 3
+    by = {check["id"]: check for check in json.loads(done.stdout)["checks"]}
+    assert by["same-bytes"]["comparisons"][0]["value"] == 10
+    assert by["same-bytes"]["comparisons"][0]["exact"] is True
+    assert cli(*arguments[:4]).exit_code == 2
+
+
+def test_lineage_and_privacy(cli: Run, tmp_path: Path) -> None:
+    where = shard_set(tmp_path / "set")
+    done = cli("audit", "--lineage", "--privacy", "--data", where, "--output-format", "json")
+    report = json.loads(done.stdout)
+    assert report["suites"] == ["privacy", "lineage"]
+    assert {check["suite"] for check in report["checks"]} == {"privacy", "lineage"}
+    assert done.exit_code in (0, 6)
+    assert cli("audit", "--lineage").exit_code == 2
+    shard = next(where.glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-1024] + b"\1" * 1024)
+    assert cli("audit", "--lineage", "--data", where).exit_code in (3, 4)
+
+
+def test_robustness_of_groups(cli: Run, table: Callable[..., Path], tmp_path: Path) -> None:
+    clean = table((0.9, 0.9)).rename(tmp_path / "clean.csv")
+    shifted = table((0.9, 0.6))
+    done = cli("audit", "--robustness", "--predictions", clean, "--shifted", shifted, "--groups", "group",
+               "--output-format", "json")  # fmt: skip
+    by = {check["id"]: check for check in json.loads(done.stdout)["checks"]}
+    assert done.exit_code == 3
+    assert by["lost-by-group"]["comparisons"][0]["group"]["group"] == "b"
+    assert by["lost-by-group"]["comparisons"][0]["value"] == pytest.approx(0.3, abs=0.04)
+
+
+def test_regressions_against_an_earlier_report(
+    cli: Run, table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table((0.9, 0.9)).rename("before.csv")
+    assert cli(*audit(Path("before.csv"), "--groups", "group", "-o", "before")).exit_code == 0
+    now = table((0.9, 0.7))
+    Path("audit.toml").write_text(POLICY + 'against = "baseline"\n')
+    arguments = audit(now, "--policy", "audit.toml", "--baseline", "before/report.json")
+    done = cli(*arguments)
+    assert done.exit_code == 3
+    assert "below the baseline" in done.stderr
+    assert cli(*arguments, "--baseline-predictions", "before.csv").exit_code == 3
+    assert cli(*arguments, "--baseline-predictions", now).exit_code == 4
+    Path("before.csv").unlink()
+    done = cli(*arguments, "--output-format", "json")
+    assert json.loads(done.stdout)["baseline"]["reason"] == "before.csv is not there"
+    assert cli(*audit(now, "--policy", "audit.toml")).exit_code == 2
+
+
+def test_checks_that_are_not_run_are_said(cli: Run, table: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "audit.toml").write_text(
+        POLICY + '[[check]]\nid = "same"\nsuite = "leakage"\nmetric = "exact_count"\nop = "<="\nthreshold = 0\n'
+    )
+    done = cli(*audit(table(), "--policy", tmp_path / "audit.toml"))
+    assert done.exit_code == 0
+    assert "1 checks of the policy are not run; they need --leakage" in done.stderr
+
+
+def test_project_file_names_sets_and_groups(
+    cli: Run, table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table()
+    shard_set(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seerctl.toml").write_text(
+        '[audit]\npredictions = "predictions.csv"\ngroups = ["group"]\ndata = ["set"]\n'
+    )
+    assert cli("audit", "--fairness").exit_code == 0  # a file may name more than a run reads
+    assert cli("audit", "--representation").exit_code == 3
