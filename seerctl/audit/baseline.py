@@ -7,6 +7,7 @@ two independent samples, which finds less, and the report says so.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from seerctl.stats import Floats, z_quantile
 
 SCHEMAS = ("seerctl.audit/1",)
 MOST_BYTES = 256 << 20  # of a report
+_MOST_HASHED = 1_000_000  # rows; sorting their keys takes a second
 _PAIRED = ("accuracy", "tpr", "fnr", "fpr", "selection_rate")  # whose trials depend on labels alone
 
 
@@ -43,11 +45,44 @@ class Baseline:
     predictions: Path | None = None
     why: str = ""
 
+    @property
+    def limits(self) -> list[str]:
+        """What the comparison cannot show."""
+        if self.predictions is not None:
+            return []
+        return [
+            f"The rows behind the baseline {self.source} are not there ({self.why}): changes are judged as between two "
+            "independent samples, which finds less than a comparison row by row."
+        ]
+
+    def check_rows(self, digest: str | None) -> None:
+        """Refuse to compare with a report on other rows or labels; `digest` is that of `rows_sha256`.
+
+        Raises:
+            InputError: both digests are known and differ.
+        """
+        inputs = self.report.get("inputs")
+        before = inputs.get("rows_sha256") if isinstance(inputs, dict) else None
+        if isinstance(before, str) and digest is not None and before != digest:
+            raise InputError(
+                f"{self.source}: it judged rows with other keys or labels",
+                "A regression is judged on the same rows with the same labels",
+            )
+
     def as_json(self) -> dict[str, Any]:
         """What a report says of its baseline."""
         paired = self.predictions is not None
         entry = {"source": self.source, "sha256": self.sha256, "paired": paired}
         return entry | ({"predictions": str(self.predictions)} if paired else {"reason": self.why})
+
+
+def rows_sha256(table: Predictions) -> str | None:
+    """A hash of the keys and labels of a table in any order; None for lists of labels and more than a million rows."""
+    if table.truth is not None or len(table) > _MOST_HASHED:
+        return None
+    names = (*table.classes, "")
+    rows = sorted(f"{key}\t{names[code]}\n" for key, code in zip(table.keys, table.label.tolist(), strict=True))
+    return hashlib.sha256("".join(rows).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load_baseline(path: Path, predictions: Path | None = None) -> Baseline:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seerctl.audit.baseline import Baseline, align, paired, reported, with_reported
+from seerctl.audit.baseline import Baseline, align, paired, reported, rows_sha256, with_reported
 from seerctl.audit.clusters import Frame, make_frame, with_spread
 from seerctl.audit.counts import GroupCounts, Grouping, count
 from seerctl.audit.gate import Block, Comparisons, FindingBlock, make_block, select
@@ -97,7 +97,7 @@ def _measure_rows(path: Path, policy: Policy, plan: Plan, scores: Path | None, b
     else:
         table = read_predictions(path, columns)
     table = replace(table, columns=derive(table.columns, wanted, policy.recipes, str(path)))
-    inputs = {"predictions": str(path), "sha256": sha256_file(path)}
+    inputs = {"predictions": str(path), "sha256": sha256_file(path), "rows_sha256": rows_sha256(table)}
     if scores is not None:
         inputs |= {"scores": str(scores), "scores_sha256": sha256_file(scores)}
     return measure_table(table, policy, plan, inputs, baseline)
@@ -145,6 +145,8 @@ def measure_table(
         raise UsageError(f"check '{check.id}' compares with a baseline", "Pass --baseline report.json")
     if baseline is not None and baseline.predictions is not None and any(c.against == "baseline" for c in counted):
         table, before = align(table, baseline)
+    if baseline is not None and compares:
+        baseline.check_rows(inputs.get("rows_sha256"))
     names = dict.fromkeys(name for found in plan.values() for grouping in found for name in grouping)
     columns = {name: table.columns[name].coded() for name in names}
     _check_levels(columns)
@@ -174,7 +176,7 @@ def measure_table(
         inputs={
             **inputs, "rows": len(table), "unlabelled": int((~table.labelled).sum()), "classes": len(table.classes),
         },
-        limits=LIMITS,
+        limits=[*LIMITS, *(baseline.limits if baseline is not None and compares else [])],
     )  # fmt: skip
 
 

@@ -125,6 +125,8 @@ def audit(
     with Progress("audit: looking at pictures") as progress:
         inputs = Inputs(baseline=before, weights=target, progress=progress, **given)
         report = judge(suites, inputs, loaded)  # type: ignore[arg-type]
+    if before is not None and before.predictions is None:
+        warn(f"audit: the rows behind {baseline} are not there ({before.why}), so changes are not judged row by row")
     if report["not_run"]:
         left = dict.fromkeys(entry["suite"] for entry in report["not_run"])
         warn(f"audit: {len(report['not_run'])} checks of the policy are not run; they need --{' --'.join(left)}")

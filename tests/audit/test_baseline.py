@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from seerctl.audit import baseline as module
 from seerctl.audit.baseline import load_baseline
 from seerctl.audit.fairness import audit_fairness
 from seerctl.audit.policy import load_policy
@@ -86,6 +87,8 @@ def test_pairing_finds_what_two_samples_would_not(tmp_path: Path) -> None:
     assert (paired["exit_code"], alone["exit_code"]) == (3, 6)
     assert alone["baseline"]["paired"] is False
     assert "before.csv is not there" in alone["baseline"]["reason"]
+    assert any("two independent samples" in limit for limit in alone["limits"])
+    assert not any("two independent samples" in limit for limit in paired["limits"])
     assert alone["checks"][0]["method"] == "wilson, unpaired"
     one, two = record(paired), record(alone)
     assert one["value"] == pytest.approx(two["value"], abs=1e-12)
@@ -165,7 +168,7 @@ def test_order_of_rows_and_new_classes_do_not_matter(tmp_path: Path) -> None:
     assert straight == shuffled
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = table(300)
     with pytest.raises(InputError, match="1 of 300 keys are not in it, first 'new'"):
         run(tmp_path, before.assign(key=["new", *before.key[1:]]), before)
@@ -173,6 +176,9 @@ def test_refusals(tmp_path: Path) -> None:
         run(tmp_path, before[1:], before)
     with pytest.raises(InputError, match="2 of 300 rows have another label, first 'k0'"):
         run(tmp_path, before.assign(label=[1 - before.label[0], 1 - before.label[1], *before.label[2:]]), before)
+    with pytest.raises(InputError, match="it judged rows with other keys or labels"):
+        run(tmp_path, before[2:], before, paired=False)
+    monkeypatch.setattr(module, "_MOST_HASHED", 10)  # what a table of millions of rows is
     with pytest.raises(InputError, match=r"its group \{'g': 'a'\} has 150 rows, now 149"):
         run(tmp_path, before[2:], before, paired=False)
     (tmp_path / "audit.toml").write_text(CHECK)
@@ -185,6 +191,15 @@ def test_a_group_that_the_baseline_did_not_have_is_not_assessed(tmp_path: Path) 
     report = run(tmp_path, before, before, CHECK.replace('["g"]', '["home"]'), paired=False)
     assert {entry["reason"] for entry in report["not_assessed"]} == {"not in the baseline report"}
     assert report["exit_code"] == 6
+
+
+def test_other_labels_are_noticed_without_the_rows(tmp_path: Path) -> None:
+    before = table(300)
+    swapped = before.assign(label=[1 - before.label[0], *before.label[1:]])
+    with pytest.raises(InputError, match="other keys or labels"):
+        run(tmp_path, swapped, before, paired=False)
+    shuffled = before.sample(frac=1.0, random_state=1)
+    assert run(tmp_path, shuffled, before, paired=False)["baseline"]["paired"] is False
 
 
 def test_which_table_is_the_baselines(tmp_path: Path) -> None:
