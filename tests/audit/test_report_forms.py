@@ -67,10 +67,11 @@ def test_numbers_in_the_unit_of_their_metric() -> None:
     [
         ("share", "rest", [-0.05, 0.05], "within 5 points of everyone else"),
         ("share", "rest", [-0.125, None], "at most 12.5 points lower than everyone else"),
-        ("share", "baseline", [None, 0.01], "at most 1 points higher than the baseline"),
+        ("share", "baseline", [None, 0.01], "at most 1 point higher than the baseline"),
         ("share", "rest", [-0.1, 0.05], "from -10 points to 5 points against everyone else"),
         ("share", "threshold", [0.8, None], "at least 80 %"),
-        ("count", "threshold", [None, 0.0], "at most 0"),
+        ("count", "threshold", [None, 0.0], "none"),
+        ("count", "threshold", [None, 20.0], "at most 20"),
         ("number", "threshold", [0.4, 0.6], "between 0.4 and 0.6"),
     ],
 )
@@ -111,6 +112,8 @@ def test_markdown_of_all_suites() -> None:
     assert "Not run: later." in body
     assert "- Columns that nobody collected cannot be counted." in body
     assert "sha256 `cdcdcdcdcdcdcdcd`" in body
+    long = {**every_suite(), "limits": ["word " * 60 + "end."]}
+    assert all("word " * 60 + "end." in make(long) for make in (markdown, card))
 
 
 def unescaped(body: str) -> str:
@@ -180,7 +183,7 @@ def test_junit_of_all_suites() -> None:
     ]  # fmt: skip
     failure = root.find("testsuite/testcase/failure")
     assert failure is not None
-    assert failure.get("message") == "FAIL all rows: 17, exact, at most 0"
+    assert failure.get("message") == "FAIL all rows: 17, exact, none"
     skipped = root[1].find("testcase/skipped")
     assert skipped is not None
     assert "fog:3: 81.2 %, interval 78.0 to any, at least 80 %" in (skipped.get("message") or "")

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any
 
 from seerctl.audit.report import view
-from seerctl.audit.report.summary import code, escape, table, trials_of
+from seerctl.audit.report.summary import SENTENCE, code, escape, table, trials_of
 from seerctl.audit.report.view import Check, Record, Report
 
 SHOWN = 20  # rows of a table
@@ -29,7 +29,7 @@ def card(report: Report) -> str:
         *_evaluation_data(report),
         *_analyses(report),
         "## Caveats and Recommendations", "",
-        *(f"- {escape(limit)}" for limit in view.limits_of(report)),
+        *(f"- {escape(limit, SENTENCE)}" for limit in view.limits_of(report)),
         *(f"- Not assessed: {escape(f'{name}: {why}')}" for name, why in view.not_assessed(report)[:SHOWN]), "",
     ]  # fmt: skip
     return "\n".join(lines)

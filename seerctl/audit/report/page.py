@@ -104,12 +104,13 @@ def _context(report: Report, examples: Sequence[Example], room: Room, figure: _F
     return {
         "light": LIGHT, "dark": DARK, "report": report, "title": view.heading(report), "said": _said(report),
         "total": view.total_tally(report), "checks": checks, "more_checks": len(report["checks"]) - len(checks),
-        "failing": _failing(report), "groups": [_grouping(g, room, figure) for g in report.get("groups") or ()],
+        "failing": _failing(report), "failures": len(_failed(report)),
+        "groups": [_grouping(g, room, figure) for g in report.get("groups") or ()],
         "sections": [_section(name, section, room, figure) for name, section in (report.get("sections") or {}).items()],
         "small": small[: room.rows], "more_small": max(0, len(small) - room.rows),
         "not_run": [view.visible(entry["check"]) for entry in report.get("not_run") or ()],
         "limits": view.limits_of(report), "facts": facts[: room.rows],
-        "stats": report["policy"]["stats"], "examples": examples,
+        "several": len(view.suites_of(report)) > 1, "stats": report["policy"]["stats"], "examples": examples,
         "policy": _source(report["policy"]),
     }  # fmt: skip
 
@@ -122,44 +123,53 @@ def _source(policy: Mapping[str, Any]) -> Markup:
 
 def _said(report: Report) -> dict[str, str]:
     """The verdict for somebody who has never seen one."""
-    total = view.total_tally(report)
-    undecided = total["INCONCLUSIVE"] + total["NOT ASSESSED"]
-    warned = sum(check["verdict"] == "FAIL" and check["severity"] == "warn" for check in report["checks"])
-    failed = sum(check["tally"].get("FAIL", 0) for check in report["checks"] if check["severity"] == "fail")
-    extra = f" {_count(warned, 'check')} that only warn failed as well; they do not decide." if warned else ""
+    counting = [check for check in report["checks"] if check["severity"] == "fail"]
+    tally = {name: sum(check["tally"].get(name, 0) for check in counting) for name in view.VERDICTS}
+    undecided = _count(tally["INCONCLUSIVE"] + tally["NOT ASSESSED"], "comparison")
+    empty = [check["id"] for check in counting if not any(check["tally"].values())]
+    warned = sum(check["verdict"] == "FAIL" for check in report["checks"] if check["severity"] == "warn")
+    extra = f" {_count(warned, 'check')} that can only warn failed as well." if warned else ""
     if report["verdict"] == "FAIL":
-        verb = "lies" if failed == 1 else "lie"
-        return {
-            "word": "Failed", "kind": "fail",
-            "text": f"{_count(failed, 'comparison')} {verb} beyond what the policy allows, by more than chance "
-            f"explains.{extra}",
-        }  # fmt: skip
+        verb = "lies" if tally["FAIL"] == 1 else "lie"
+        chance = (
+            "" if all(record.get("exact") for _, _, record in _failed(report)) else ", by more than chance explains"
+        )
+        said = f"{_count(tally['FAIL'], 'comparison')} {verb} beyond what the policy allows{chance}."
+        return {"word": "Failed", "kind": "fail", "text": said + extra}
     if report["verdict"] == "INCONCLUSIVE":
-        return {
-            "word": "Undecided", "kind": "unsure",
-            "text": f"Nothing failed, but {_count(undecided, 'comparison')} could not be judged with this much data: "
-            "neither a pass nor a failure." + extra,
-        }  # fmt: skip
-    rest = f" {_count(undecided, 'comparison')} could not be judged; the policy lets them pass." if undecided else ""
-    passed = "Every comparison that the policy asks for lies within what it allows." if not undecided else ""
-    return {"word": "Passed", "kind": "pass", "text": (passed or "No comparison that counts failed.") + rest + extra}
+        what = "there was nothing to compare" if undecided.startswith("0 ") else f"{undecided} could not be judged"
+        said = f"Nothing failed, but {what}: neither a pass nor a failure. More data may decide it."
+        return {"word": "Undecided", "kind": "unsure", "text": said + extra}
+    if undecided.startswith("0 ") and not empty:
+        return {"word": "Passed", "kind": "pass",
+                "text": "Every comparison that the policy asks for lies within what it allows." + extra}  # fmt: skip
+    said = f"Nothing that counts failed. {undecided} could not be judged; the policy lets them pass."
+    return {"word": "Passed", "kind": "pass", "text": said + extra}
 
 
 def _count(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
-def _failing(report: Report) -> list[dict[str, Any]]:
-    """The worst failing comparisons in words."""
-    found = [
+def _failed(report: Report) -> list[tuple[int, Check, Record]]:
+    """(number of the check, check, comparison) of all failures that count, as far as the report lists them."""
+    return [
         (number, check, record)
         for number, check in enumerate(report["checks"])
         for record in view.judged(check)
         if record["verdict"] == "FAIL" and check["severity"] == "fail"
     ]
+
+
+def _failing(report: Report) -> list[dict[str, Any]]:
+    """The worst failures in words."""
     return [
-        {"anchor": f"check-{n}", "name": view.name_of(r, joiner=" "), "text": sentence(c, r)} for n, c, r in found[:6]
-    ]
+        {
+            "anchor": f"check-{number}", "text": sentence(check, record),
+            "name": view.name_of(record, joiner=" ") if record["group"] else check["id"],
+        }
+        for number, check, record in _failed(report)[:6]
+    ]  # fmt: skip
 
 
 def sentence(check: Check, record: Record) -> str:
@@ -167,13 +177,13 @@ def sentence(check: Check, record: Record) -> str:
     scale, own = view.scale_of(check), view.rate_scale(check)
     title, value = view.in_sentence(view.title_of(check)), record["value"]
     if view.against(check) == "threshold":
-        return f"{title} {_typeset(scale.full(value))}, demanded {view.demand(check)}"
+        return f"{title}: {_typeset(scale.full(value))}, demanded: {view.demand(check)}"
     side = "lower" if value < 0 else "higher"
     gap = f"{scale.full(abs(value), sign=False)} {side}"
     rate, rest = view.own_of(record).get("value"), view.other_of(record).get("value")
     other = "everyone else" if view.against(check) == "rest" else "before"
     if rate is None or rest is None:
-        return f"{title} is {_typeset(gap)}, demanded {view.demand(check)}"
+        return f"{title} {_typeset(gap)}, demanded: {view.demand(check)}"
     both = f"{own.full(rate, sign=False)}, {other} {own.full(rest, sign=False)}: {gap}"
     return f"{title} {_typeset(both)}"
 
@@ -239,8 +249,8 @@ def _charts(check: Check, room: Room, figure: _Figures) -> list[dict[str, Any]]:
     """The judged numbers against the allowed range, and, where those are gaps, the groups' own rates."""
     judged, scale, own = view.judged(check), view.scale_of(check), view.rate_scale(check)
     records = judged[: room.chart]
-    if not records:
-        return []
+    if not records or (len(records) < 3 and all(record.get("exact") for record in records)):
+        return []  # a counted number or two say it better
     low, high = check["bounds"]
     allowed = tuple(
         (infinite if limit is None else scale.factor * limit)

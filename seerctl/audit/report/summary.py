@@ -12,13 +12,14 @@ from seerctl.audit.report.view import Check, Report
 SHOWN = 10  # comparisons a check lists, rows of a table of a suite
 MAX_MARKDOWN = 60_000  # characters; a comment on GitHub holds 65,535
 WIDEST = 160  # characters of a cell
+SENTENCE = 1000  # and of a line of text
 
 
 def markdown(report: Report) -> str:
     """The report as Markdown, worst first, short enough for a comment on a pull request."""
     lines = [
         f"## {view.heading(report)}: {report['verdict']}", "",
-        escape(report["headline"]), "",
+        escape(report["headline"], SENTENCE), "",
         *table(
             ("check", "metric", "demanded", "verdict", "comparisons"),
             (
@@ -38,7 +39,12 @@ def markdown(report: Report) -> str:
     lines += _small(report)
     if report.get("not_run"):
         lines += [f"Not run: {', '.join(escape(entry['check']) for entry in report['not_run'][:SHOWN])}.", ""]
-    lines += ["### What this does not show", "", *(f"- {escape(limit)}" for limit in view.limits_of(report)), ""]
+    lines += [
+        "### What this does not show",
+        "",
+        *(f"- {escape(limit, SENTENCE)}" for limit in view.limits_of(report)),
+        "",
+    ]
     return _cut([*lines, *_protocol(report)])
 
 
@@ -89,7 +95,7 @@ def _section(suite: str, section: Mapping[str, Any]) -> list[str]:
         lines += [f"### {escape(suite)}: {escape(found['title'])}", "", *table(header, rows, numeric)]
         more = len(found["rows"]) - SHOWN
         lines += [f"{more:,} more in report.json.", ""] if more > 0 else []
-        lines += [escape(found["note"]), ""] if found.get("note") else []
+        lines += [escape(found["note"], SENTENCE), ""] if found.get("note") else []
     for chart in section.get("charts") or ():
         # Indented code: whatever a label holds, it stays text.
         lines += [f"### {escape(suite)}: {escape(chart['title'])}", ""]
@@ -117,9 +123,9 @@ def _protocol(report: Report) -> list[str]:
     ]  # fmt: skip
 
 
-def escape(text: str) -> str:
+def escape(text: str, longest: int = WIDEST) -> str:
     """Names come from strangers: no table breaks, no HTML, no links, no mentions, no marks that nobody sees."""
-    flat = view.shorten(view.visible(text), WIDEST)
+    flat = view.shorten(view.visible(text), longest)
     return re.sub(r"([\\`*_\[\]|<>@#]|:(?=//))", r"\\\1", flat).replace("www.", "www\\.")
 
 

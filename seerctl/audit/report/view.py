@@ -68,7 +68,9 @@ class Scale:
 
     def limit(self, value: float) -> str:
         """A limit of the policy, as short as it was written."""
-        return f"{float(f'{self.factor * value:.9g}'):,g}" + (f" {self.unit}" if self.unit else "")
+        text = f"{float(f'{self.factor * value:.9g}'):,g}"
+        unit = "point" if self.unit == "points" and text == "1" else self.unit
+        return f"{text} {unit}".rstrip()
 
 
 PERCENT = Scale(100.0, 1, "%")
@@ -224,6 +226,8 @@ def demand(check: Check) -> str:
     if kind == "threshold":
         if low is not None and high is not None:
             return f"between {scale.limit(low)} and {scale.limit(high)}"
+        if low is None and not high and check.get("unit") == "count":
+            return "none"
         return f"at least {scale.limit(low)}" if low is not None else f"at most {scale.limit(high or 0.0)}"
     other = "everyone else" if kind == "rest" else "the baseline"
     if low is not None and high is not None:
