@@ -27,6 +27,7 @@ from seerctl.stats import wilson
 
 MAX_LEVELS = 1000
 RETRIEVAL = "seerctl.audit.retrieval"  # reads features, all others a table
+ASSOCIATIONS = "seerctl.audit.associations"  # needs no labels
 Plan = dict[str, list[Grouping]]
 
 LIMITS = (
@@ -154,7 +155,7 @@ def measure_table(
     rows = _labelled(table, columns, before, policy.data.cluster)
     groupings = list(dict.fromkeys(grouping for found in plan.values() for grouping in found))
     counts: dict[Grouping, GroupCounts] = {}
-    if table.truth is None:
+    if len(rows.label):  # not of a table without labels, or with lists of them
         counts = count(rows.label, rows.prediction, len(table.classes), rows.columns, groupings)
     if counted:
         if table.truth is not None:
@@ -164,6 +165,9 @@ def measure_table(
             )
         blocks += _counted(counted, plan, policy, rows, counts, baseline)
     published: dict[str, Table] = {}
+    left_out = int((~table.labelled).sum())
+    if all(isinstance(check, SuiteCheck) and _module_of(check) == ASSOCIATIONS for check in checks):
+        left_out = 0
     for check in checks:
         if isinstance(check, SuiteCheck):
             blocks.append(with_reported(_scored(check, plan[check.id], table, policy), baseline))
@@ -173,9 +177,7 @@ def measure_table(
         blocks,
         section_of(SuiteResult("fairness", (), tuple(published.values()))) if published else {},
         groups=[_description(counts[grouping]) for grouping in groupings if grouping in counts],
-        inputs={
-            **inputs, "rows": len(table), "unlabelled": int((~table.labelled).sum()), "classes": len(table.classes),
-        },
+        inputs={**inputs, "rows": len(table), "unlabelled": left_out, "classes": len(table.classes)},
         limits=[*LIMITS, *(baseline.limits if baseline is not None and compares else [])],
     )  # fmt: skip
 

@@ -241,3 +241,22 @@ def test_seer_geography(tmp_path: Path) -> None:
     assert rates["Africa",]["value"] == pytest.approx(right[inside].mean() - right[~inside].mean())
     assert by["accuracy"]["method"].startswith("bootstrap of whole clusters by 'household'")
     assert any("Published" in table["title"] for table in report["sections"]["fairness"]["tables"])
+
+
+def test_seer_labels_needs_no_labels(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    rows = 2000
+    classes = np.array(["people", "face", "monkey", "chair", "table", "cup"])
+    frame = pd.DataFrame({
+        "key": [f"k{i}" for i in range(rows)], "label": "", "skin": generator.integers(1, 7, rows),
+        "gender": generator.choice(["f", "m"], rows), "age": generator.integers(10, 90, rows),
+    })  # fmt: skip
+    for rank in range(1, 6):  # monkeys are among the five best of darker skin alone
+        frame[f"top{rank}"] = classes[np.where(frame.skin > 3, rank, (rank + 2) % 6)]
+        frame[f"score{rank}"] = 0.9 / rank
+    frame["prediction"] = frame.top1
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    report = audit(["fairness"], Inputs(tmp_path / "p.csv"), load_policy("seer-labels"))
+    values = {r["group"].get("skin"): r["value"] for r in report["checks"][0]["comparisons"] if len(r["group"]) == 1}
+    assert (values["darker"], values["lighter"]) == (1.0, 0.0)
+    assert (report["inputs"]["rows"], report["inputs"]["unlabelled"], report["exit_code"]) == (rows, 0, 3)
