@@ -98,12 +98,14 @@ def audit(
     baseline_predictions: Path | None, examples: int | None, output: Path | None, overwrite: bool, output_format: str,
     **given: Any,
 ) -> int:  # fmt: skip
-    """Judge predictions by group against a policy: a gate for CI.
+    """Judge a model and its data against a policy: a gate for CI.
 
-    Exit 0: every check that counts passed. 3: one failed. 6: none failed, but one could not be judged (the policy's
-    on_inconclusive = "pass" ends such a run with 0). Without --policy: accuracy, true positive rate and selection rate
-    of each group against the rest, within 5 points, groups of 30 rows and more. Several suites give one report, judged
-    as one.
+    Name one suite or several: they give one report, judged as one. Exit 0: every check that counts passed. 3: one
+    failed. 6: none failed, but one could not be judged (the policy's on_inconclusive = "pass" ends such a run with 0).
+
+    Without --policy the ready ones of the suites decide. For fairness that is: accuracy, true positive rate and
+    selection rate of each group against the rest, within 5 points, groups of 30 rows and more. Others are found by name
+    too: seer-people (skin tone, gender, age), seer-geography (income, region), seer-labels, seer-retrieval.
     """
     suites = [name for name in SUITES if given.pop(name)]
     examples = examples if "fairness" in suites else None
