@@ -27,11 +27,12 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from seerctl.augment.decode import MAX_PIXELS, to_rgb, upright
+from seerctl.augment.decode import MAX_PIXELS, DecodeError, to_rgb, upright
 from seerctl.errors import EnvironmentFault
 from seerctl.shards.index import ShardSet
 from seerctl.sources.decoders import jpeg_orientation
 from seerctl.sources.decoders import prepare as prepare_decoders
+from seerctl.sources.magic import detect
 from seerctl.sources.nursery import Nursery
 from seerctl.sources.worker import FRAME, SLOT, Limits, limit_memory, receive
 
@@ -107,6 +108,9 @@ def _projection(length: int) -> NDArray[np.float64]:
 
 
 def _grey(data: bytes) -> NDArray[np.uint8]:
+    found = detect(data)
+    if found is None or found.pillow is None:  # Pillow knows formats that run other programs
+        raise DecodeError("not a format that is decoded here")
     grey = _grey_jpeg(data) if data[:3] == b"\xff\xd8\xff" else None
     return np.asarray(Image.fromarray(to_rgb(data)).convert("L")) if grey is None else grey
 
