@@ -29,7 +29,8 @@ class AugmentConfig:
     """How one image becomes several views; probabilities in [0, 1], blur radius in pixels.
 
     `exact` is SEER's order of operations in Pillow; `fused` draws the same parameters and applies colour jitter and
-    grey as one matrix (hue as a rotation in YIQ, one clamp at the end): same family, not the same pixels.
+    grey as one matrix (hue as a rotation in YIQ, one clamp at the end): same family, not the same pixels. Crops are
+    resized bilinearly (pretraining) or bicubically (SEER's fine-tuning).
     """
 
     mode: Literal["exact", "fused"] = "exact"
@@ -37,6 +38,7 @@ class AugmentConfig:
         CropSpec(size=160, count=2, scale=(0.14, 1.0)),
         CropSpec(size=96, count=4, scale=(0.05, 0.14)),
     )
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     jitter: float = 0.8

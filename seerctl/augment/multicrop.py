@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from math import cos, pi, sin
 
 import numpy as np
@@ -22,6 +22,7 @@ _MEAN = np.array(IMAGENET_MEAN, dtype=np.float64)
 _STD = np.array(IMAGENET_STD, dtype=np.float64)
 _MEAN_PLANES = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
 _STD_PLANES = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's "L"
 _TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
@@ -33,7 +34,8 @@ class MultiCrop:
     def __init__(self, config: AugmentConfig, seed: int) -> None:
         self.config = config
         self.seed = seed
-        self._view = _exact_view if config.mode == "exact" else _fused_view
+        view = _exact_view if config.mode == "exact" else _fused_view
+        self._view = partial(view, interpolation=config.interpolation)
 
     def __call__(
         self, images: Sequence[Pixels], indices: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]
@@ -55,11 +57,11 @@ class MultiCrop:
         return groups
 
 
-def _exact_view(image: Pixels, draws: ViewDraws, row: int, out: Tensor) -> None:
+def _exact_view(image: Pixels, draws: ViewDraws, row: int, out: Tensor, interpolation: str) -> None:
     """SEER's order in Pillow: crop, resize, flip, jitter, grey, blur, normalise. Writes `out` (3, size, size)."""
     left, top, width, height = (int(value) for value in draws.box[row])
     box = (left, top, left + width, top + height)
-    view = Image.fromarray(image).crop(box).resize((out.shape[2], out.shape[1]), Image.Resampling.BILINEAR)
+    view = Image.fromarray(image).crop(box).resize((out.shape[2], out.shape[1]), _FILTERS[interpolation])
     if draws.flip[row]:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if draws.jitter[row]:
@@ -86,12 +88,12 @@ def _jitter(view: Image.Image, draws: ViewDraws, row: int) -> Image.Image:
     return view
 
 
-def _fused_view(image: Pixels, draws: ViewDraws, row: int, out: Tensor) -> None:
+def _fused_view(image: Pixels, draws: ViewDraws, row: int, out: Tensor, interpolation: str) -> None:
     """The same draws as one affine map of colours and a separable blur; the planes (3, size, size) stay in cache."""
     left, top, width, height = (int(value) for value in draws.box[row])
     crop = torch.from_numpy(image).permute(2, 0, 1)[None, :, top : top + height, left : left + width]
     # uint8 in channels-last memory takes torch's vectorised resampler: Pillow's result, 2.5 times as fast.
-    view = interpolate(crop, size=out.shape[1:], mode="bilinear", antialias=True)
+    view = interpolate(crop, size=out.shape[1:], mode=interpolation, antialias=True)
     if draws.flip[row]:
         view = view.flip(3)
     planes = view[0].contiguous().float().flatten(1)
