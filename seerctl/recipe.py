@@ -18,10 +18,12 @@ from typing import Any, Literal
 from seerctl.augment.config import AugmentConfig
 from seerctl.errors import UsageError, did_you_mean
 from seerctl.model.sizes import SIZES
+from seerctl.objective_keys import check_keys, leave_behind, of_others
 from seerctl.typed import build, plain, read_toml
 
 SEARCH_VARIABLE = "SEERCTL_RECIPES"
 MAX_EXTENDS = 2
+FROM_INIT = "init"  # model.size: what the weights of --init are of
 
 
 def _require(fact: bool, message: str) -> None:
@@ -31,7 +33,11 @@ def _require(fact: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Trunk and head. `head` holds the widths of the linear layers after the trunk, `prototypes` is K."""
+    """The trunk's `size` ("init": that of the weights of --init), and the head.
+
+    SwAV's: `head` holds the widths of the linear layers after the trunk, `prototypes` is K. A supervised head is one
+    linear layer from the pooled trunk to the classes and has no keys here.
+    """
 
     size: str = "nano"
     head: tuple[int, ...] = (512, 128)
@@ -39,7 +45,8 @@ class ModelConfig:
     prototypes: int = 3000
 
     def __post_init__(self) -> None:
-        _require(self.size in SIZES, f"no size '{self.size}'. {did_you_mean(self.size, SIZES)}")
+        known = self.size in SIZES or self.size == FROM_INIT
+        _require(known, f"no size '{self.size}'. {did_you_mean(self.size, SIZES)}")
         _require(bool(self.head) and min(self.head) > 0, "head needs at least one positive width")
         _require(self.prototypes >= 2, "prototypes must be at least 2")
 
@@ -49,30 +56,37 @@ class DataConfig:
     """`batch` images a step over all ranks; `workers` loader processes a rank (auto: its share of the cores).
 
     `weights`: a file (.h5, .csv, .jsonl, .parquet), or a numeric column of the set: how often each sample is to come.
-    Empty: once an epoch each.
+    Empty: once an epoch each. `fraction` of the labelled samples of each class, picked by key and run.seed, are all
+    that a supervised run sees; those of a smaller fraction are among those of a larger one.
     """
 
     batch: int = 256
     workers: int | Literal["auto"] = "auto"
     weights: str = ""
+    fraction: float = 1.0
 
     def __post_init__(self) -> None:
+        _require(0 < self.fraction <= 1, "fraction must be in (0, 1]")
         _require(self.batch >= 2, "batch must be at least 2")
         _require(self.workers == "auto" or self.workers >= 0, "workers must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """SwAV (Caron et al. 2020): codes from the first kind of crops, `iterations` of Sinkhorn at `epsilon`.
+    """`swav` (Caron et al. 2020): codes from the first kind of crops, `iterations` of Sinkhorn at `epsilon`.
 
     The prototypes stay frozen for the first `freeze_prototypes` steps. Codes are the best prototype alone for the first
     `hard` steps. `power_law` lets the prototypes' shares fall as rank^-power_law instead of being equal. `queue`: so
     many projections of earlier steps (over all ranks, for each big crop) share the prototypes with a small batch, from
     step `queue_start` on, once they are there. `small_crops`: forwarded at their own size, or padded with zeros to the
     first kind's as SEER's released code did.
+
+    `supervised`: cross-entropy of every crop with the class in the column `target`, of which `label_smoothing` is
+    spread over all classes. `classes`: how many there must be; 0 takes them as they are. A key of the other objective
+    is refused; one that a recipe inherits is left behind.
     """
 
-    objective: Literal["swav"] = "swav"
+    objective: Literal["swav", "supervised"] = "swav"
     temperature: float = 0.1
     epsilon: float = 0.05
     iterations: int = 3
@@ -82,8 +96,14 @@ class LossConfig:
     queue: int = 0
     queue_start: int = 0
     small_crops: Literal["own", "pad"] = "own"
+    target: str = "label"
+    label_smoothing: float = 0.0
+    classes: int = 0
 
     def __post_init__(self) -> None:
+        _require(bool(self.target), "target must name a column")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)")
+        _require(self.classes == 0 or self.classes >= 2, "classes must be at least 2, or 0")
         _require(self.temperature > 0 and self.epsilon > 0, "temperature and epsilon must be positive")
         _require(self.iterations >= 1, "iterations must be at least 1")
         _require(self.freeze_prototypes >= 0, "freeze_prototypes must not be negative")
@@ -97,14 +117,17 @@ class OptimConfig:
 
     LARC scales each tensor's gradient by `trust` * |p| / (|g| + decay |p|) (You et al. 2017); `larc_clip` caps that at
     the learning rate. `no_decay` names what weight decay leaves out: biases, BatchNorm. `clip_norm` scales a step's
-    gradients down to that norm over all parameters; 0 leaves them.
+    gradients down to that norm over all parameters; 0 leaves them. The head learns at `head_lr_scale` times the rate of
+    the trunk.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.3
     lr_batch: int = 256
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
+    head_lr_scale: float = 1.0
     momentum: float = 0.9
+    nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-6
     no_decay: tuple[Literal["bias", "norm"], ...] = ()
@@ -117,7 +140,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _require(self.lr > 0 and self.lr_batch > 0, "lr and lr_batch must be positive")
         _require(self.clip_norm >= 0, "clip_norm must not be negative")
+        _require(self.head_lr_scale > 0, "head_lr_scale must be positive")
         _require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
+        plain_momentum = self.name == "sgd" and self.momentum > 0
+        _require(plain_momentum or not self.nesterov, "nesterov goes with sgd and a momentum above 0")
         _require(all(0 <= beta < 1 for beta in self.betas), "betas must be in [0, 1)")
         _require(self.weight_decay >= 0, "weight_decay must not be negative")
         _require(self.larc_trust > 0 and self.larc_eps >= 0, "larc_trust must be positive, larc_eps not negative")
@@ -128,17 +154,25 @@ class OptimConfig:
 class ScheduleConfig:
     """`steps`, or `epochs` of the data where steps is 0. Learning rates are fractions of the peak.
 
-    Linear from `start` to 1 over the first `warmup` (a fraction of all steps), then cosine towards `end` or constant.
+    Linear from `start` to 1 over the first `warmup` (a fraction of all steps), then cosine towards `end`, constant, or
+    in steps: times `gamma` at each of `milestones` (fractions of all steps, rising).
     """
 
     steps: int = 0
     epochs: float = 1.0
-    shape: Literal["cosine", "constant"] = "cosine"
+    shape: Literal["cosine", "constant", "step"] = "cosine"
     warmup: float = 0.05
     start: float = 0.016
     end: float = 0.001
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
 
     def __post_init__(self) -> None:
+        marks = self.milestones
+        _require(bool(marks) == (self.shape == "step"), 'milestones and shape = "step" go together')
+        _require(all(0 < mark < 1 for mark in marks), "milestones are fractions of all steps, in (0, 1)")
+        _require(list(marks) == sorted(set(marks)), "milestones must rise")
+        _require(0 < self.gamma <= 1, "gamma must be in (0, 1]")
         _require(self.steps >= 0, "steps must not be negative")
         _require(self.steps > 0 or self.epochs > 0, "steps or epochs must be positive")
         _require(0 <= self.warmup < 1, "warmup is a fraction of all steps, in [0, 1)")
@@ -172,6 +206,21 @@ class ParallelConfig:
         _require(isinstance(sync, str) or sync >= 2, "sync_batchnorm groups need at least 2 ranks")
         _require(self.accumulate >= 1, "accumulate must be at least 1")
         _require(self.timeout_minutes > 0, "timeout_minutes must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """How `--predict` looks at pictures: the centre crop of `size` after the short side became size / `crop`.
+
+    0: the size of the first kind of crops; the fraction that `seerctl extract` takes (0.875, all below 160 px).
+    """
+
+    size: int = 0
+    crop: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.size >= 0, "size must not be negative")
+        _require(0 <= self.crop <= 1, "crop is a fraction, in (0, 1], or 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,11 +258,13 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        _require(self.augment.crops[0].count >= 2, "augment.crops: SwAV needs at least 2 crops of the first kind")
+        enough = self.augment.crops[0].count >= 2 or self.loss.objective != "swav"
+        _require(enough, "augment.crops: SwAV needs at least 2 crops of the first kind")
         _require(
             self.loss.queue % self.data.batch == 0, f"loss.queue must be a multiple of the batch, {self.data.batch}"
         )
@@ -237,12 +288,15 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """The recipe of that name or file, with `a.b=value` overrides applied in order.
 
     Raises:
-        UsageError: no such recipe, not TOML, an unknown key (with the closest known one), or a wrong value.
+        UsageError: no such recipe, not TOML, an unknown key (with the closest known one), a wrong value, or a key of
+            another objective than the recipe's.
     """
     path = find(name_or_path)
     table = _with_parents(path, MAX_EXTENDS)
-    for override in overrides:
+    # The objective first: what it leaves behind is the file's, never what stands beside it on the command line.
+    for override in sorted(overrides, key=lambda text: not text.startswith("loss.objective=")):
         _apply(table, override)
+    check_keys(table, str(path))
     return build(Recipe, table, str(path))
 
 
@@ -287,6 +341,8 @@ def _with_parents(path: Path, levels: int) -> dict[str, Any]:
     beside = path.parent / (parent if parent.endswith(".toml") else f"{parent}.toml")
     base = _with_parents(beside if beside.is_file() else find(parent), levels - 1)
     base.pop("description", None)
+    if isinstance(table.get("loss"), dict) and "objective" in table["loss"]:
+        leave_behind(base, table["loss"]["objective"])
     for key, value in table.items():
         both_tables = isinstance(value, dict) and isinstance(base.get(key), dict)
         base[key] = {**base[key], **value} if both_tables else value
@@ -296,6 +352,8 @@ def _with_parents(path: Path, levels: int) -> dict[str, Any]:
 def _apply(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
+    if parts == ["loss", "objective"]:
+        leave_behind(table, _literal(text.strip(), parts))
     if not equals or not all(parts):
         raise UsageError(f"--set {override}: not of the form section.key=value")
     for part in parts[:-1]:
@@ -321,9 +379,17 @@ def _hint(parts: Sequence[str]) -> Any:
     return hint
 
 
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """`recipe` as nested plain values: every key that its objective uses."""
+    table: dict[str, Any] = plain(recipe)
+    for section, key in of_others(recipe.loss.objective):
+        del table[section][key]
+    return {key: value for key, value in table.items() if value != {}}
+
+
 def dump(recipe: Recipe) -> str:
-    """`recipe` as TOML, every key written out; `load_recipe` of it gives an equal recipe."""
-    table = plain(recipe)
+    """`recipe` as TOML, every key that its objective uses written out; `load_recipe` of it gives an equal recipe."""
+    table = resolved(recipe)
     lines = [f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, dict)]
     for section, values in table.items():
         if isinstance(values, dict):
@@ -347,11 +413,11 @@ def _toml(value: object) -> str:
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """Keys whose values differ, as `section.key: old -> new`."""
-    before, after = _flat(plain(old)), _flat(plain(new))
+    before, after = _flat(resolved(old)), _flat(resolved(new))
     return [
         f"{key}: {_toml(before[key])} -> {_toml(after[key])}"
         for key in before
-        if before[key] != after[key] and key != "description"
+        if key in after and before[key] != after[key] and key != "description"
     ]
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from seerctl.errors import UsageError
-from seerctl.recipe import Recipe, differences, dump, find, load_recipe, recipe_names
+from seerctl.recipe import FROM_INIT, Recipe, differences, dump, find, load_recipe, recipe_names
 from seerctl.train.optim import peak_lr
 from seerctl.train.parallel import assemble
 
-SHIPPED = ["10b", "128gf", "16gf", "256gf", "256gf-5088", "32gf", "64gf", "8gf", "cifar", "nano"]
+SHIPPED = [
+    "10b", "128gf", "16gf", "256gf", "256gf-5088", "32gf", "64gf", "8gf", "cifar", "cifar-finetune", "cifar-supervised",
+    "finetune", "finetune-few", "nano", "supervised",
+]  # fmt: skip
 
 
 def _write(path: Path, text: str) -> Path:
@@ -29,9 +33,15 @@ def test_every_recipe_loads_builds_and_round_trips(name: str, tmp_path: Path) ->
     recipe = load_recipe(name)
     assert recipe.description
     assert load_recipe(_write(tmp_path / "dumped.toml", dump(recipe))) == recipe
+    labelled = recipe.loss.objective == "supervised"
+    if recipe.model.size == FROM_INIT:
+        recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, size="8gf"))
     with torch.device("meta"):
-        model = assemble(recipe.model)
-    assert model.head.prototypes.out_features == recipe.model.prototypes
+        model = assemble(recipe.model, classes=1000 if labelled else 0)
+    if labelled:
+        assert model.head.clf[0].out_features == 1000
+    else:
+        assert model.head.prototypes.out_features == recipe.model.prototypes
 
 
 def test_10b_is_seer_2022() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from seerctl.console import Progress, emit, say
 from seerctl.errors import Diverged, GateFailed, Saved, SeerctlError, UsageError
+from seerctl.files import claim
 from seerctl.options import SeerCommand, output_format, output_path
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ EXAMPLES = (
               help="Start from these weights: a run, or a safetensors file of the same size.")  # fmt: skip
 @click.option("--set", multiple=True, metavar="KEY=VALUE",
               help="Override one value of the recipe, as in data.batch=512; may be repeated.")  # fmt: skip
+@click.option("--predict", type=click.Path(path_type=Path), default=None, metavar="SET",
+              help="A labelled shard set that a supervised run predicts at its end.")  # fmt: skip
+@click.option("--predictions", type=click.Path(path_type=Path), default=None, metavar="FILE",
+              help="Where: a .csv, .jsonl or .parquet table, as 'audit' reads it.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace --predictions that exist.")
 @click.option("--dry-run", is_flag=True,
               help="Show the resolved recipe and its memory, train nothing; exit 3 if it cannot fit.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Start over in a new place beside a run that exists.")
@@ -52,11 +58,14 @@ def pretrain(
     launcher: str,
     init: Path | None,
     set: tuple[str, ...],
+    predict: Path | None,
+    predictions: Path | None,
+    overwrite: bool,
     dry_run: bool,
     fresh: bool,
     output_format: str,
 ) -> int:
-    """Train a RegNetY with SwAV on a shard set.
+    """Train a RegNetY on a shard set: with SwAV, or supervised, from its seed or from the weights of --init.
 
     Writes recipe.toml, metrics.jsonl, checkpoints/ and at the end weights.safetensors into the run directory. A signal
     (Ctrl-C, SIGTERM, SIGUSR2) saves a checkpoint and exits 75; the same command then goes on, on any number of
@@ -67,18 +76,23 @@ def pretrain(
     loaded = load_recipe(recipe, set)
     place = _layout(loaded, cast("Launcher", launcher), nodes, gpus_per_node, dry_run)
     if dry_run:
-        return _dry_run(loaded, place, data, output_format)
+        return _dry_run(loaded, place, data, init, output_format)
     if data is None or output is None:
         missing = "--data" if data is None else "--output"
         raise UsageError(f"seerctl pretrain: missing option '{missing}'", "Name the shard set and the run directory")
+    if predictions is not None:
+        claim(predictions, overwrite=overwrite)
     if fresh:
         from seerctl.train.run import fresh_place
 
         output = fresh_place(output)
     if place.start == "here":
-        return _train(loaded, data, output, init, output_format)
+        return _train(loaded, data, output, init, predict, predictions, output_format)
     arguments = ["pretrain", "--recipe", str(find(recipe)), "--data", data, "-o", str(output)]
     arguments += ["--init", str(init)] if init else []
+    arguments += ["--predict", str(predict)] if predict else []
+    arguments += ["--predictions", str(predictions)] if predictions else []
+    arguments += ["--overwrite"] if overwrite else []
     arguments += [part for override in set for part in ("--set", override)]
     arguments += ["--output-format", output_format] if output_format != "text" else []
     return _start(place, arguments)
@@ -104,14 +118,17 @@ def _start(place: Layout, arguments: list[str]) -> int:
     return 0
 
 
-def _train(recipe: Recipe, data: str, output: Path, init: Path | None, output_format: str) -> int:
+def _train(
+    recipe: Recipe, data: str, output: Path, init: Path | None, predict: Path | None, predictions: Path | None,
+    output_format: str,
+) -> int:  # fmt: skip
     from seerctl.train.launch import quiet_rank, report_outcome
     from seerctl.train.start import images_to_go, train
 
     quiet_rank()
     try:
         with Progress("pretrain", images_to_go(recipe, data, output)) as progress:
-            done = train(recipe, data, output, init=init, progress=progress)
+            done = train(recipe, data, output, init=init, progress=progress, predict=predict, predictions=predictions)
     except SeerctlError as error:
         if not report_outcome(error):
             raise
@@ -130,17 +147,28 @@ def _report(done: Summary, output: Path, output_format: str) -> None:
         say(f"steps {done.start:,} to {done.steps:,}, {done.images:,} images, {rate:,.0f} images/s: {done.weights}")
     else:
         say(f"{output}: trained to the last of its {done.steps:,} steps already: {done.weights}")
+    result: dict[str, Any] = {**asdict(done), "weights": str(done.weights), "images_per_second": rate}
+    if done.predicted is not None:
+        result["predicted"]["path"] = str(done.predicted.path)
+        value, low, high = (f"{100 * part:.2f}" for part in done.predicted.top1)
+        say(f"top1 {value} % [{low}, {high}] of {done.predicted.labelled:,} labelled images: {done.predicted.path}")
     if output_format != "text" and os.environ.get("RANK", "0") == "0":
-        emit({**asdict(done), "weights": str(done.weights), "images_per_second": rate}, output_format, "")
+        emit(result, output_format, "")
 
 
-def _dry_run(recipe: Recipe, place: Layout, data: str | None, output_format: str) -> int:
+def _dry_run(recipe: Recipe, place: Layout, data: str | None, init: Path | None, output_format: str) -> int:
     from seerctl.device import pick_device
     from seerctl.shards.index import ShardSet
     from seerctl.train.estimate import plan, plan_text
+    from seerctl.train.labels import labels_for
+    from seerctl.train.start import sized
 
-    samples = len(ShardSet.open(data)) if data else None
-    result = plan(recipe, place.nodes, place.per_node, pick_device(recipe.run.device), samples)
+    recipe = sized(recipe, init)
+    shards = ShardSet.open(data) if data else None
+    labels = labels_for(recipe, shards) if shards is not None else None
+    samples = None if shards is None else len(shards) if labels is None else len(labels)
+    classes = 0 if labels is None else len(labels.classes)
+    result = plan(recipe, place.nodes, place.per_node, pick_device(recipe.run.device), samples, classes)
     emit(result, output_format, plan_text(result, recipe))
     if result["fits"] is False:
         raise GateFailed(result["verdict"], "Use more nodes or GPUs")

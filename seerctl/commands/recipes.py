@@ -55,11 +55,10 @@ def ls(output_format: str) -> None:
 @output_format
 def show(recipe: str, set: tuple[str, ...], output_format: str) -> None:
     """Print a recipe as TOML, complete and resolved."""
-    from seerctl.recipe import dump, load_recipe
-    from seerctl.typed import plain
+    from seerctl.recipe import dump, load_recipe, resolved
 
     loaded = load_recipe(recipe, set)
-    emit(plain(loaded), output_format, dump(loaded).rstrip("\n"))
+    emit(resolved(loaded), output_format, dump(loaded).rstrip("\n"))
 
 
 @recipes.command(

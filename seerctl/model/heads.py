@@ -1,4 +1,4 @@
-"""The SwAV head: projection, L2 normalisation, prototypes (Caron et al. 2020, section 3)."""
+"""Heads: SwAV's (projection, L2 normalisation, prototypes; Caron et al. 2020, section 3) and a linear classifier."""
 
 from __future__ import annotations
 
@@ -53,6 +53,23 @@ class SwAVHead(nn.Module):
             return Prediction(projections, self.prototypes(projections))
 
 
+class ClassifierHead(nn.Module):
+    """One linear layer from pooled trunk features to the logits of C classes.
+
+    Its keys in a weights file are `head.clf.0.weight` (C, trunk_width) and `head.clf.0.bias` (C,), as in VISSL's
+    fine-tuned checkpoints.
+    """
+
+    def __init__(self, trunk_width: int, classes: int) -> None:
+        super().__init__()
+        self.clf = nn.Sequential(nn.Linear(trunk_width, classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Trunk features (N, trunk_width) -> logits (N, C), float32."""
+        logits: Tensor = self.clf(features)
+        return logits.float()
+
+
 class SwAVModel(nn.Module):
     """Trunk and head as one module, so that one root shards, saves and loads both.
 
@@ -72,3 +89,23 @@ class SwAVModel(nn.Module):
             features = self.trunk(crops) if spans is None else self.trunk.pooled(crops, spans)
             prediction: Prediction = self.head(features)
         return prediction
+
+
+class Classifier(nn.Module):
+    """Trunk and linear head as one module; `autocast` as in `SwAVModel`."""
+
+    autocast = False
+
+    def __init__(self, trunk: Trunk, head: ClassifierHead) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Images (N, 3, S, S) -> logits (N, C), float32."""
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=self.autocast):
+            logits: Tensor = self.head(self.trunk(crops))
+        return logits
+
+
+Model = SwAVModel | Classifier

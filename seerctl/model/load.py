@@ -16,7 +16,7 @@ from seerctl.files import sha256_file
 from seerctl.model.init import fill, init_weights
 from seerctl.model.regnet import Trunk, build_trunk
 from seerctl.model.sizes import TORCHVISION_SIZES, RegNetSize, name_of
-from seerctl.model.weights import check_size, load_into, load_weights, size_of, state_sha256
+from seerctl.model.weights import check_size, load_into, load_shapes, load_weights, size_of, state_sha256
 
 WEIGHTS_FILE = "weights.safetensors"
 TORCHVISION = "torchvision:"
@@ -55,10 +55,11 @@ def load_model(spec: str) -> LoadedModel:
     return _from_file(path, name="")
 
 
-def fill_model(model: nn.Module, path: Path, size: RegNetSize) -> bool:
+def fill_model(model: nn.Module, path: Path, size: RegNetSize, facts: Mapping[str, str] | None = None) -> bool:
     """Fill trunk and head of a model in training, sharded or not, from a run or a file; whether the head was taken.
 
-    The head is taken where all its shapes are the model's, and left as it was otherwise.
+    The head is taken where all its shapes are the model's and the file's metadata agrees with `facts` (a classifier of
+    as many, but other classes is another head), and left as it was otherwise.
 
     Raises:
         InputError: weights that are damaged or of another size than `size`.
@@ -72,10 +73,21 @@ def fill_model(model: nn.Module, path: Path, size: RegNetSize) -> bool:
     same = {name: value.shape for name, value in head.items()} == {
         name: value.shape for name, value in weights.head.items()
     }
+    same = same and all(weights.metadata.get(name) == value for name, value in (facts or {}).items())
     if same:
         for name, value in head.items():
             fill(value, weights.head[name])
     return same
+
+
+def size_in(path: Path) -> RegNetSize:
+    """The size of the trunk in a run or a file, from its shapes alone where it is safetensors.
+
+    Raises:
+        InputError: no such file, damaged, or no RegNet is in it.
+    """
+    path = path / WEIGHTS_FILE if path.is_dir() else path
+    return size_of(load_shapes(path), str(path))
 
 
 def _from_file(path: Path, name: str) -> LoadedModel:

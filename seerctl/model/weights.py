@@ -22,6 +22,7 @@ from seerctl.files import blame, commit
 from seerctl.model.sizes import RegNetSize, name_of
 
 FORMAT = "seerctl-weights-v1"
+_PICKLED = (".pth", ".pt", ".torch")
 _BLOCK = re.compile(r"trunk_output\.block(\d+)\.block\d+-(\d+)\.f\.(b\.0|se\.fc1)\.weight")
 
 
@@ -58,7 +59,7 @@ def load_weights(path: Path) -> Weights:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file", "Name a run directory or a weights.safetensors")
-    state, metadata = _read_pth(path) if path.suffix in (".pth", ".pt", ".torch") else _read_safetensors(path)
+    state, metadata = _read_pth(path) if path.suffix in _PICKLED else _read_safetensors(path)
     trunk = {key.removeprefix("trunk."): value for key, value in state.items() if key.startswith("trunk.")}
     head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
     if not trunk and "stem.0.weight" in state:
@@ -68,6 +69,28 @@ def load_weights(path: Path) -> Weights:
             f"{path}: holds no RegNet trunk", "Expected torchvision's key names, as in 'trunk.stem.0.weight'"
         )
     return Weights(trunk, head, metadata)
+
+
+def load_shapes(path: Path) -> dict[str, Tensor]:
+    """The trunk in `path` as tensors on the meta device: of a safetensors file no value is read.
+
+    Raises:
+        InputError: as `load_weights`.
+    """
+    if path.suffix in _PICKLED or not path.is_file():
+        return {key: value.to("meta") for key, value in load_weights(path).trunk.items()}
+    with blame(path):
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+    prefix = "trunk." if any(key.startswith("trunk.") for key in shapes) else ""
+    return {
+        key.removeprefix(prefix): torch.empty(shape, device="meta")
+        for key, shape in shapes.items()
+        if key.startswith(prefix)
+    }
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

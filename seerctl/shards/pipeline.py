@@ -16,8 +16,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from webdataset import DataPipeline
 
 from seerctl.errors import InputError
-from seerctl.shards.index import Sample, ShardSet
+from seerctl.shards.index import Sample
 from seerctl.shards.plan import ReadingPlan, WeightedPlan
+from seerctl.shards.subset import Samples
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class Steps(IterableDataset[StepBatch]):
     in order whatever W is.
     """
 
-    def __init__(self, shards: ShardSet, plan: ReadingPlan | WeightedPlan, part: Slice) -> None:
+    def __init__(self, shards: Samples, plan: ReadingPlan | WeightedPlan, part: Slice) -> None:
         self.shards, self.plan, self.part = shards, plan, part
 
     def read(self, step: int) -> StepBatch:
@@ -97,7 +98,7 @@ class Steps(IterableDataset[StepBatch]):
 
 
 def pipeline(
-    shards: ShardSet,
+    shards: Samples,
     *,
     batch: int,
     seed: int,

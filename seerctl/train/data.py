@@ -20,14 +20,18 @@ from seerctl.augment.decode import DecodeError, to_rgb
 from seerctl.augment.multicrop import MultiCrop
 from seerctl.errors import InputError, SeerctlError
 from seerctl.recipe import Recipe
-from seerctl.shards.index import ShardSet
+from seerctl.shards.index import Sample
 from seerctl.shards.pipeline import StepBatch, pipeline
+from seerctl.shards.subset import Samples
+from seerctl.train.labels import Labels, class_of
 from seerctl.train.world import Fault, World, portable, rebuilt
 
 
 @dataclass(slots=True)
 class CropBatch:
     """One rank's part of a step: per kind of crop a float32 tensor (count * B, 3, S, S), crop-major.
+
+    `labels` (B,) int64 codes into the classes, of a supervised run.
 
     `fault` stands for crops when reading failed: (class, message, hint), as a worker process cannot raise here.
     """
@@ -36,20 +40,24 @@ class CropBatch:
     epoch: int
     keys: list[str]
     crops: list[Tensor]
+    labels: Tensor | None = None
     fault: Fault | None = None
 
     def pin_memory(self) -> CropBatch:
         """The same in page-locked memory (called by the DataLoader for GPUs)."""
         self.crops = [kind.pin_memory() for kind in self.crops]
+        self.labels = None if self.labels is None else self.labels.pin_memory()
         return self
 
 
 class Views:
     """The pipeline stage that turns samples into crops; views depend on (seed, epoch, sample, copy) alone."""
 
-    def __init__(self, recipe: Recipe, shards: ShardSet) -> None:
+    def __init__(self, recipe: Recipe, shards: Samples, labels: Labels | None = None) -> None:
         self.multicrop = MultiCrop(recipe.augment, recipe.run.seed)
         self.location, self.samples = shards.location, len(shards)
+        self.target = "" if labels is None else labels.target
+        self.codes = {} if labels is None else {name: code for code, name in enumerate(labels.classes)}
 
     def __call__(self, batches: Iterable[StepBatch]) -> Iterator[CropBatch]:
         """Crops of every batch; after a fault, one last batch that carries it."""
@@ -57,13 +65,13 @@ class Views:
             for batch in batches:
                 yield self.crops(batch)
         except SeerctlError as error:
-            yield CropBatch(-1, -1, [], [], portable(error))
+            yield CropBatch(-1, -1, [], [], fault=portable(error))
 
     def crops(self, batch: StepBatch) -> CropBatch:
         """Decode and augment one batch.
 
         Raises:
-            InputError: a sample that cannot be decoded; the message names its key.
+            InputError: a sample that cannot be decoded, or whose label is none of the classes; the message names it.
         """
         images = []
         for sample in batch.samples:
@@ -76,25 +84,42 @@ class Views:
                 ) from None
         draws = batch.indices + self.samples * batch.copies  # a sample that comes twice is seen in two ways
         crops = self.multicrop(images, draws, batch.epochs)
-        return CropBatch(batch.step, int(batch.epochs[0]), [sample.key for sample in batch.samples], crops)
+        labels = torch.tensor([self.label(sample) for sample in batch.samples]) if self.target else None
+        return CropBatch(batch.step, int(batch.epochs[0]), [sample.key for sample in batch.samples], crops, labels)
+
+    def label(self, sample: Sample) -> int:
+        """The code of a sample's class.
+
+        Raises:
+            InputError: it is none of the classes.
+        """
+        name = class_of((sample.meta.get("columns") or {}).get(self.target))
+        if name not in self.codes:
+            raise InputError(
+                f"{self.location}: the '{self.target}' of sample {sample.key} is '{name}', not in the index",
+                "Run 'seerctl inspect DIR --verify'",
+            )  # fmt: skip
+        return self.codes[name]
 
 
 def loader(
-    shards: ShardSet,
+    shards: Samples,
     recipe: Recipe,
     world: World,
     start: int,
     stop: int,
     weights: npt.NDArray[np.float64] | None = None,
+    labels: Labels | None = None,
 ) -> Iterator[CropBatch]:
     """The crops of steps [start, stop) for this rank, in order, made ahead by `data.workers` processes.
 
-    `weights` (N,): how often each sample is to come, in the order of the index; without them once an epoch.
+    `weights` (N,): how often each sample is to come, in the order of `shards`; without them once an epoch. `labels`:
+    what the batches' labels are codes of.
 
     Raises:
         SeerctlError: what went wrong while reading, as a worker met it.
     """
-    stages = [Views(recipe, shards)]
+    stages = [Views(recipe, shards, labels)]
     steps = pipeline(
         shards,
         batch=recipe.data.batch,

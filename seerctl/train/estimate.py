@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from seerctl.errors import GateFailed
-from seerctl.recipe import Recipe, dump
+from seerctl.errors import GateFailed, UsageError
+from seerctl.recipe import Recipe, dump, resolved
 from seerctl.train.optim import peak_lr
 from seerctl.train.parallel import assemble
 from seerctl.train.steps import check_batch, total_steps
 from seerctl.train.world import World
-from seerctl.typed import plain
 
 _FLOAT = 4  # bytes: parameters, gradients and optimiser state are float32 under every precision
 
@@ -39,10 +38,13 @@ class Estimate:
         return self.parameters + self.gradients + self.optimizer + self.crops
 
 
-def estimate(recipe: Recipe, nodes: int, per_node: int) -> Estimate:
-    """What `recipe` takes on `nodes` times `per_node` ranks; rows are padded to divide over them, as FSDP does."""
+def estimate(recipe: Recipe, nodes: int, per_node: int, classes: int = 0) -> Estimate:
+    """What `recipe` takes on `nodes` times `per_node` ranks; rows are padded to divide over them, as FSDP does.
+
+    `classes`: of a supervised recipe's data.
+    """
     with torch.device("meta"):
-        model = assemble(recipe.model)
+        model = assemble(recipe.model, classes=classes)
     ranks = per_node if recipe.parallel.shard == "node" else nodes * per_node
     rows = sum(-(-p.shape[0] // ranks) * (p.numel() // p.shape[0]) for p in model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
@@ -85,26 +87,34 @@ def _cgroup_available() -> int:
         return 1 << 62
 
 
-def check_fits(recipe: Recipe, world: World) -> None:
-    """Nothing, if what `recipe` holds in every step fits where it is about to run.
+def check_fits(recipe: Recipe, world: World, classes: int = 0) -> None:
+    """Nothing, if what `recipe` holds in every step fits where it is about to run; `classes` as in `estimate`.
 
     Raises:
         GateFailed: it does not; better said than found out by the kernel's out-of-memory killer.
     """
-    needed = estimate(recipe, world.size // world.local_size, world.local_size)
+    needed = estimate(recipe, world.size // world.local_size, world.local_size, classes)
     available = available_bytes(world.device, world.local_size)
     if needed.total > available:
         raise GateFailed(too_large(recipe, needed, available, world.size), "Use more nodes or GPUs; --dry-run compares")
 
 
-def plan(recipe: Recipe, nodes: int, per_node: int, device: torch.device, samples: int | None = None) -> dict[str, Any]:
+def plan(
+    recipe: Recipe, nodes: int, per_node: int, device: torch.device, samples: int | None = None, classes: int = 0
+) -> dict[str, Any]:
     """What `--dry-run` shows, as plain values; `fits` is None where the memory is another machine's.
 
-    `samples` is the size of the data set, where it is known: then the steps are too.
+    `samples` is how many images an epoch has, where it is known: then the steps are too. `classes` as in `estimate`.
+
+    Raises:
+        UsageError: the batch does not divide over the ranks, or the classes of a supervised recipe are not known.
     """
     ranks = nodes * per_node
     check_batch(recipe.data.batch, ranks)
-    needed = estimate(recipe, nodes, per_node)
+    classes = classes or recipe.loss.classes
+    if recipe.loss.objective == "supervised" and not classes:
+        raise UsageError("how large the head is depends on the classes", "Pass --data SET, or --set loss.classes=N")
+    needed = estimate(recipe, nodes, per_node, classes)
     available = available_bytes(device, per_node) if nodes == 1 else None
     steps = recipe.schedule.steps or (total_steps(recipe, samples) if samples else None)
     return {
@@ -127,7 +137,7 @@ def plan(recipe: Recipe, nodes: int, per_node: int, device: torch.device, sample
         "available_bytes_per_rank": available,
         "fits": None if available is None else needed.total <= available,
         "verdict": _verdict(recipe, needed, available, ranks),
-        "recipe": plain(recipe),
+        "recipe": resolved(recipe),
     }
 
 

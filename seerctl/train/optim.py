@@ -32,9 +32,10 @@ class LARC(torch.optim.SGD):
         trust: float = 0.001,
         eps: float = 1e-8,
         clip: bool = False,
+        nesterov: bool = False,
     ) -> None:
         params = list(params)
-        super().__init__(params, lr, momentum=momentum, weight_decay=0.0, **_kernels(params))
+        super().__init__(params, lr, momentum=momentum, weight_decay=0.0, nesterov=nesterov, **_kernels(params))
         for group in self.param_groups:
             group.setdefault("larc_decay", weight_decay)
         self.trust, self.eps, self.clip = trust, eps, clip
@@ -129,9 +130,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
             trust=config.larc_trust,
             eps=config.larc_eps,
             clip=config.larc_clip,
+            nesterov=config.nesterov,
         )
     else:
-        optimizer = torch.optim.SGD(groups, config.lr, momentum=config.momentum, **_kernels(groups))
+        momentum, nesterov = config.momentum, config.nesterov
+        optimizer = torch.optim.SGD(groups, config.lr, momentum=momentum, nesterov=nesterov, **_kernels(groups))
     _allocate_state(optimizer, config)
     return optimizer
 
@@ -145,13 +148,15 @@ def _kernels(params: Sequence[Any]) -> dict[str, bool]:
 
 def _groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     norms = {id(p) for module in model.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
-    kept: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         kind = "norm" if id(parameter) in norms else "bias" if name.endswith(".bias") else "weight"
-        (free if kind in config.no_decay else kept).append(parameter)
-    groups = [{"params": kept, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+        decay = 0.0 if kind in config.no_decay else config.weight_decay
+        scale = config.head_lr_scale if name.startswith("head.") else 1.0
+        found.setdefault((decay, scale), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale} for (decay, scale), parameters in found.items()
+    ]
 
 
 def _allocate_state(optimizer: torch.optim.Optimizer, config: OptimConfig) -> None:
@@ -170,9 +175,9 @@ def _allocate_state(optimizer: torch.optim.Optimizer, config: OptimConfig) -> No
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Use `lr` in all groups from the next step on."""
+    """Use `lr` from the next step on, times each group's `lr_scale`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def lr_at(step: int, steps: int, peak: float, config: ScheduleConfig) -> float:
@@ -180,10 +185,13 @@ def lr_at(step: int, steps: int, peak: float, config: ScheduleConfig) -> float:
 
     Linear from start * peak to peak over the first `warmup` of all steps, then cosine to end * peak. As in SEER the
     cosine counts from the first step, not from the end of the warm-up (ClassyVision's composite scheduler, "fixed").
+    Or constant; or times `gamma` at each of `milestones`, also fractions of all steps.
     """
     progress = step / steps
     if progress < config.warmup:
         return peak * (config.start + (1 - config.start) * progress / config.warmup)
     if config.shape == "constant":
         return peak
+    if config.shape == "step":
+        return float(peak * config.gamma ** sum(progress >= mark for mark in config.milestones))
     return peak * (config.end + (1 - config.end) * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from seerctl.errors import UsageError
 from seerctl.model.batchnorm import norm_layer
-from seerctl.model.heads import SwAVHead, SwAVModel
+from seerctl.model.heads import Classifier, ClassifierHead, Model, SwAVHead, SwAVModel
 from seerctl.model.init import init_weights
 from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import size_named
@@ -34,12 +34,15 @@ BIG_CONVOLUTION = 100_000_000  # parameters; VISSL's AUTO_WRAP_THRESHOLD for the
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def prepare_model(recipe: Recipe, world: World) -> SwAVModel:
-    """The model of `recipe`, spread over `world`, with its initial weights (the same for any number of ranks)."""
+def prepare_model(recipe: Recipe, world: World, classes: int = 0) -> Model:
+    """The model of `recipe`, spread over `world`, with its initial weights (the same for any number of ranks).
+
+    `classes`: of a supervised recipe's data.
+    """
     config = recipe.parallel
     group, synchronised = batchnorm_group(config, world)
     with torch.device("meta"):
-        model = assemble(recipe.model, group, synchronised=synchronised)
+        model = assemble(recipe.model, group, synchronised=synchronised, classes=classes)
     if config.activation_checkpointing == "block":
         checkpoint_blocks(model, config.checkpoint_wrapper)
     precision = config.precision
@@ -54,14 +57,19 @@ def prepare_model(recipe: Recipe, world: World) -> SwAVModel:
         shard(model, config, world, _DTYPES[precision])
     model.to_empty(device=world.device)
     init_weights(model, recipe.run.seed)
-    normalise_rows(prototypes_of(model))
+    if isinstance(model, SwAVModel):
+        normalise_rows(prototypes_of(model))
     return model
 
 
-def assemble(config: ModelConfig, group: dist.ProcessGroup | None = None, *, synchronised: bool = False) -> SwAVModel:
-    """Trunk and head of `config` on the current default device."""
+def assemble(
+    config: ModelConfig, group: dist.ProcessGroup | None = None, *, synchronised: bool = False, classes: int = 0
+) -> Model:
+    """Trunk and SwAV head of `config`, or with `classes` a linear head for so many, on the current default device."""
     size = size_named(config.size)
     trunk = build_trunk(size, norm_layer(nn.BatchNorm2d, group, synchronised=synchronised))
+    if classes:
+        return Classifier(trunk, ClassifierHead(size.widths[-1], classes))
     head_norm = norm_layer(nn.BatchNorm1d, group, synchronised=synchronised) if config.head_batchnorm else None
     return SwAVModel(trunk, SwAVHead(size.widths[-1], config.head, config.prototypes, head_norm))
 
@@ -83,7 +91,7 @@ def batchnorm_group(config: ParallelConfig, world: World) -> tuple[dist.ProcessG
     return (dist.new_subgroups(group_size=size)[0], True) if size > 1 else (None, False)
 
 
-def checkpoint_blocks(model: SwAVModel, wrapper: str) -> None:
+def checkpoint_blocks(model: Model, wrapper: str) -> None:
     """Recompute each block's activations in backward; BatchNorm counts a batch once. Names of parameters stay."""
     for block in model.trunk.blocks():
         if wrapper == "fairscale":
@@ -112,7 +120,7 @@ def _frozen_statistics(block: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, tracked
 
 
-def shard(model: SwAVModel, config: ParallelConfig, world: World, dtype: torch.dtype) -> None:
+def shard(model: Model, config: ParallelConfig, world: World, dtype: torch.dtype) -> None:
     """Split the parameters: each block, each convolution above 1e8 parameters, prototypes (float32), head, the rest."""
     mesh = device_mesh(config, world)
     reduce = _DTYPES[config.reduce_dtype]
@@ -124,7 +132,8 @@ def shard(model: SwAVModel, config: ParallelConfig, world: World, dtype: torch.d
             if isinstance(module, nn.Conv2d) and module.weight.numel() > BIG_CONVOLUTION:
                 fully_shard(module, mp_policy=policy, **options)
         fully_shard(block, mp_policy=policy, **options)
-    fully_shard(model.head.prototypes, mp_policy=plain, **options)
+    if isinstance(model, SwAVModel):
+        fully_shard(model.head.prototypes, mp_policy=plain, **options)
     fully_shard(model.head, mp_policy=policy, **options)
     fully_shard(model, mp_policy=policy, **options)
 
@@ -142,7 +151,7 @@ def has_override() -> bool:
     return "param_dtype_override_fn" in {field.name for field in dataclasses.fields(MixedPrecisionPolicy)}
 
 
-def _mixed_policy(model: SwAVModel, mesh: DeviceMesh, dtype: torch.dtype, reduce: torch.dtype) -> MixedPrecisionPolicy:
+def _mixed_policy(model: Model, mesh: DeviceMesh, dtype: torch.dtype, reduce: torch.dtype) -> MixedPrecisionPolicy:
     """Compute in `dtype` with BatchNorm in float32: its kernels refuse half weights beside float32 statistics."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if has_override():

@@ -15,6 +15,7 @@ from seerctl.model.load import WEIGHTS_FILE
 from seerctl.recipe import Recipe, differences, dump, load_recipe
 from seerctl.shards.index import ShardSet
 from seerctl.shards.lock import LOCK
+from seerctl.train.labels import Labels
 from seerctl.train.metrics import Metrics
 from seerctl.weighting import Sampling
 
@@ -49,7 +50,9 @@ class RunDirectory:
         with blame(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
-    def prepare(self, recipe: Recipe, shards: ShardSet, sampling: Sampling | None = None) -> None:
+    def prepare(
+        self, recipe: Recipe, shards: ShardSet, sampling: Sampling | None = None, labels: Labels | None = None
+    ) -> None:
         """Claim an empty directory, or check that the run in it is of the same recipe, data and sample weights.
 
         Raises:
@@ -62,6 +65,7 @@ class RunDirectory:
             "data": shards.location,
             "index_sha256": shards.sha256,
             **({"sample_weights": {"source": sampling.source, "sha256": sampling.sha256}} if sampling else {}),
+            **({"labels": labels.facts()} if labels else {}),
         }
         with blame(self.path):
             if not (self.path / _RECIPE).exists():

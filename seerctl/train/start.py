@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch.distributed as dist
 
-from seerctl.errors import EnvironmentFault
-from seerctl.recipe import Recipe
+from seerctl.errors import EnvironmentFault, InputError, UsageError
+from seerctl.model.load import size_in
+from seerctl.model.sizes import SIZES, name_of
+from seerctl.recipe import FROM_INIT, Recipe
 from seerctl.shards.index import ShardSet
 from seerctl.shards.lock import write_lock
 from seerctl.train.checkpoint import checkpoints, step_of
 from seerctl.train.estimate import check_fits
+from seerctl.train.labels import Labels, labels_for
+from seerctl.train.objectives import accumulation
+from seerctl.train.predict import Prediction, Predictor
 from seerctl.train.run import RunDirectory
 from seerctl.train.steps import check_batch, total_steps
 from seerctl.train.trainer import Trainer
@@ -26,13 +32,17 @@ from seerctl.weighting import load_sampling
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a finished call of `train` did: updates from `start` to `steps`, images and seconds of this call."""
+    """What a finished call of `train` did: updates from `start` to `steps`, images and seconds of this call.
+
+    `predicted`: what the predictions amount to, where they were asked for.
+    """
 
     start: int
     steps: int
     images: int
     seconds: float
     weights: Path
+    predicted: Prediction | None = None
 
 
 def train(
@@ -42,19 +52,23 @@ def train(
     *,
     init: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    predict: Path | None = None,
+    predictions: Path | None = None,
 ) -> Summary:
     """Train `recipe` on the shard set `data` into the run directory `output`, or go on with the run in it.
 
-    Under torchrun every rank calls this; alone it is the whole run. `progress` hears the images of each step.
+    Under torchrun every rank calls this; alone it is the whole run. `progress` hears the images of each step. A
+    supervised run that is done writes what it says of the shard set `predict` to the table `predictions`.
 
     Raises:
-        UsageError: the directory holds another run, the batch does not divide over the ranks, or `data.weights` is not
-            of this set.
+        UsageError: the directory holds another run, the batch does not divide over the ranks, `data.weights` is not
+            of this set, or the labels are not what the recipe learns from.
         GateFailed: the state does not fit into memory.
         InputError: `data` or `init` is missing, damaged or of another size.
         EnvironmentFault: the directory cannot be written, another process writes there, or a rank was lost.
         Saved, Diverged: see `Trainer.fit`.
     """
+    recipe = sized(recipe, init)
     shards, run = ShardSet.open(data), RunDirectory(output)
     sampling = load_sampling(shards, recipe.data.weights) if recipe.data.weights else None
     with (
@@ -65,30 +79,55 @@ def train(
         if not world.first:
             logging.getLogger("seerctl").setLevel(logging.ERROR)
         check_batch(recipe.data.batch, world.size, recipe.parallel.accumulate)
-        check_fits(recipe, world)
+        labels = world.on_first(lambda: labels_for(recipe, shards))
+        predictor = world.on_first(lambda: Predictor.of(recipe, labels, predict, predictions))
+        check_fits(recipe, world, len(labels.classes) if labels else 0)
         world.on_first(lambda: stack.enter_context(_claimed(run)))
-        world.on_first(lambda: run.prepare(recipe, shards, sampling))
-        trainer = Trainer(recipe, shards, run, world, init=init, progress=progress, sampling=sampling)
+        world.on_first(lambda: run.prepare(recipe, shards, sampling, labels))
+        trainer = Trainer(recipe, shards, run, world, init=init, progress=progress, sampling=sampling, labels=labels)
         if recipe.parallel.accumulate > 1:
-            logging.getLogger("seerctl").warning("%s", _accumulation(recipe))
+            logging.getLogger("seerctl").warning("%s", accumulation(recipe))
+        if labels and len(labels) < labels.total:
+            logging.getLogger("seerctl").info("%s", _seen(labels))
         start, began = trainer.step, time.monotonic()
         trainer.fit()
-        images = (trainer.step - start) * recipe.data.batch
-        return Summary(start, trainer.step, images, time.monotonic() - began, run.weights)
+        images, seconds = (trainer.step - start) * recipe.data.batch, time.monotonic() - began
+        predicted = predictor.write(trainer.model, world) if predictor else None
+        return Summary(start, trainer.step, images, seconds, run.weights, predicted)
 
 
-def _accumulation(recipe: Recipe) -> str:
-    codes = {"micro": "each micro-batch alone", "batch": "a pass over the whole batch"}
-    return (
-        f"{recipe.parallel.accumulate} micro-batches a step are another objective than one batch: BatchNorm sees a "
-        f"micro-batch, codes come from {codes[recipe.parallel.accumulated_codes]}"
-    )
+def sized(recipe: Recipe, init: Path | None) -> Recipe:
+    """`recipe` with the size of the weights in `init`, where it says model.size = "init".
+
+    Raises:
+        UsageError: it does, and there is no `init`.
+        InputError: `init` is missing or damaged, or of a size without a name.
+    """
+    if recipe.model.size != FROM_INIT:
+        return recipe
+    if init is None:
+        raise UsageError('model.size is "init": the size of the weights to start from, and there are none',
+                         "Pass --init WEIGHTS, or --set model.size=NAME")  # fmt: skip
+    name = name_of(size_in(init))
+    if name not in SIZES:
+        raise InputError(f"{init}: a trunk of no named size ({name})", "Sizes by name: " + ", ".join(SIZES))
+    return replace(recipe, model=replace(recipe.model, size=name))
+
+
+def _seen(labels: Labels) -> str:
+    without = f", {labels.unlabelled:,} have no '{labels.target}'" if labels.unlabelled else ""
+    share = f" ({labels.fraction:.3%} of each class)" if labels.fraction < 1 else ""
+    return f"learning from {len(labels):,} of {labels.total:,} samples{share}{without}"
 
 
 def images_to_go(recipe: Recipe, data: str | Path, output: Path) -> int:
-    """Images that `train` has before it, for a progress bar."""
+    """Images that `train` has before it, for a progress bar; of ranks other than the first, which show none, 0."""
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     done = checkpoints(RunDirectory(output).checkpoints)
-    steps = total_steps(recipe, len(ShardSet.open(data))) - (step_of(done[-1]) if done else 0)
+    shards = ShardSet.open(data)
+    labels = labels_for(recipe, shards)
+    steps = total_steps(recipe, len(shards) if labels is None else len(labels)) - (step_of(done[-1]) if done else 0)
     return max(0, steps) * recipe.data.batch
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ from seerctl.recipe import Recipe, dump
 from seerctl.shards.index import ShardSet
 from seerctl.train import checkpoint
 from seerctl.train.data import CropBatch, loader
-from seerctl.train.metrics import collapse
-from seerctl.train.objectives.swav import Queue, SwAV
+from seerctl.train.labels import Labels
+from seerctl.train.objectives import build_objective, derived, suspicion
 from seerctl.train.optim import build_optimizer, global_norm, lr_at, peak_lr, scale_gradients, set_lr
 from seerctl.train.parallel import prepare_model
 from seerctl.train.run import RunDirectory
@@ -60,8 +60,11 @@ class Trainer:
         init: Path | None = None,
         progress: Callable[[int], None] | None = None,
         sampling: Sampling | None = None,
+        labels: Labels | None = None,
     ) -> None:
         """Build the model, then fill it from the newest checkpoint of `run`, from `init`, or from the seed.
+
+        `labels`: what a supervised recipe learns from in `shards`, and which samples it sees of it.
 
         Raises:
             UsageError: the global batch does not divide over the ranks.
@@ -69,10 +72,11 @@ class Trainer:
         """
         check_batch(recipe.data.batch, world.size, recipe.parallel.accumulate)
         self.recipe, self.shards, self.run, self.world, self.progress = recipe, shards, run, world, progress
-        self.sampling = sampling
-        self.steps = total_steps(recipe, len(shards))
+        self.sampling, self.labels = sampling, labels
+        self.samples = shards if labels is None else labels.of(shards)
+        self.steps = total_steps(recipe, len(self.samples))
         self.peak = peak_lr(recipe.optim, recipe.data.batch)
-        self.model = prepare_model(recipe, world)
+        self.model = prepare_model(recipe, world, len(labels.classes) if labels else 0)
         self.optimizer = build_optimizer(self.model, recipe.optim)
         self.objective = build_objective(recipe, world)
         self.step = 0
@@ -92,8 +96,7 @@ class Trainer:
         self.model.train()
         with StopSignals() as signals:
             self._clock = Clock(time.perf_counter())
-            weights = self.sampling.weight if self.sampling else None
-            for batch in self._timed(loader(self.shards, self.recipe, self.world, self.step, self.steps, weights)):
+            for batch in self._timed(self._batches()):
                 found = self.forward_backward(batch)
                 stopping = self._agree(batch, found["loss"], signals.reason)
                 self.update(found)
@@ -105,11 +108,18 @@ class Trainer:
                                 "Start the same command again to go on")  # fmt: skip
         self._finish()
 
+    def _batches(self) -> Iterator[CropBatch]:
+        weights, labels = self.sampling.weight if self.sampling else None, self.labels
+        if weights is not None and labels is not None and labels.positions is not None:
+            weights = weights[labels.positions]
+        return loader(self.samples, self.recipe, self.world, self.step, self.steps, weights, labels)
+
     def forward_backward(self, batch: CropBatch) -> dict[str, Tensor]:
         """Gradients of one step, and its scalars on the device; nothing is read by the host."""
         device, measure = self.world.device, self._logs(self.step + 1)
         crops = [kind.to(device, non_blocking=True, memory_format=torch.channels_last) for kind in batch.crops]
-        return self.objective.accumulate(self.model, crops, len(batch.keys), measure, self.step)
+        labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
+        return self.objective.accumulate(self.model, crops, len(batch.keys), measure, self.step, labels)
 
     def update(self, found: dict[str, Tensor]) -> None:
         """One step of the optimiser; the gradient's norm (before clipping) joins `found` when this step is logged."""
@@ -162,22 +172,19 @@ class Trainer:
             "step": self.step,
             "epoch": batch.epoch,
             "loss": values["loss"],
-            "loss_over_ln_k": values["loss"] / math.log(self.recipe.model.prototypes),
+            **derived(self.recipe, values["loss"]),
             **{name: value for name, value in values.items() if name != "loss"},
             "lr": lr_at(self.step - 1, self.steps, self.peak, self.recipe.schedule),
             "images_per_second": self._clock.steps * self.recipe.data.batch / seconds,
             "data_wait": self._clock.waited / seconds,
         }
-        if self.objective.parts > 1:
-            row |= {"micro_batches": self.objective.parts, "codes": self.recipe.parallel.accumulated_codes}
         if self.world.first:
             self.run.metrics.append(row)
             self._warn_of_collapse(row)
         self._clock = Clock(time.perf_counter())
 
     def _warn_of_collapse(self, row: dict[str, Any]) -> None:
-        early = self.step < max(self.steps // 10, self.recipe.loss.freeze_prototypes)
-        warning = None if early else collapse(row)
+        warning = suspicion(self.recipe, self.step, self.steps, row)
         self._suspicious = self._suspicious + 1 if warning else 0
         if warning and self._suspicious == _SUSPICIOUS_ROWS:
             _log.warning("%s", warning)
@@ -212,9 +219,11 @@ class Trainer:
             checkpoint.load(path, self._tensors(), self.world)
             self.step = self._saved = int(facts["step"])
         elif init is not None:
-            head_taken = fill_model(self.model, init, size_named(self.recipe.model.size))
+            head_taken = fill_model(self.model, init, size_named(self.recipe.model.size), self._head_facts())
             if not head_taken and self.world.first:
-                _log.warning("%s: only the trunk was taken, its head is not this recipe's", init)
+                # Fine-tuning replaces the head, so nobody has to be warned.
+                level = logging.INFO if self.labels else logging.WARNING
+                _log.log(level, "%s: only the trunk was taken, its head is not this recipe's", init)
         self.world.on_first(lambda: self.run.metrics.truncate(self.step))
 
     def _finish(self) -> None:
@@ -228,31 +237,15 @@ class Trainer:
                 "recipe": dump(recipe),
                 "index_sha256": self.shards.sha256,
                 **({"sample_weights_sha256": self.sampling.sha256} if self.sampling else {}),
-                "crop_size": str(recipe.augment.crops[0].size),
+                "crop_size": str(recipe.predict.size or recipe.augment.crops[0].size),
+                **self._head_facts(),
             }
             save_weights(self.run.weights, state, metadata)
 
-
-def build_objective(recipe: Recipe, world: World) -> SwAV:
-    """The recipe's objective for one of the ranks of `world`."""
-    loss, batch = recipe.loss, recipe.data.batch
-    parts, codes = recipe.parallel.accumulate, recipe.parallel.accumulated_codes
-    queue = None
-    if loss.queue:
-        steps, width = loss.queue // batch, recipe.model.head[-1]
-        queue = Queue(SwAV.assigned, steps, batch // world.size, width, loss.queue_start, world.device)
-    return SwAV(
-        temperature=loss.temperature,
-        epsilon=loss.epsilon,
-        iterations=loss.iterations,
-        freeze_prototypes=loss.freeze_prototypes,
-        hard=loss.hard,
-        power_law=loss.power_law,
-        queue=queue,
-        parts=parts,
-        whole_codes=codes == "batch",
-        pad=loss.small_crops == "pad",
-    )
+    def _head_facts(self) -> dict[str, str]:
+        """What the head's outputs mean, as the weights' metadata says it."""
+        labels = self.labels
+        return {"target": labels.target, "classes": json.dumps(labels.classes)} if labels else {}
 
 
 def whole_state(model: torch.nn.Module, world: World) -> dict[str, Tensor]:

@@ -22,15 +22,16 @@ from torch.distributed.tensor import DTensor
 from seerctl.errors import Diverged, Saved
 from seerctl.recipe import Recipe
 from seerctl.train import parallel
+from seerctl.train.objectives import build_objective
 from seerctl.train.objectives.swav import sinkhorn
 from seerctl.train.optim import build_optimizer, tensor_norms
 from seerctl.train.parallel import prepare_model
 from seerctl.train.start import train
-from seerctl.train.trainer import build_objective
 from seerctl.train.world import World, join
-from tests.training import small_recipe
+from tests.training import small_recipe, supervised_recipe
 
-BATCH = 16
+BATCH, CLASSES = 16, 5
+LABELLED = supervised_recipe("data.fraction=0.5", "schedule.steps=3")
 CASES = {
     "none": ("parallel.activation_checkpointing=none",),
     "fairscale": ("parallel.activation_checkpointing=block", "parallel.checkpoint_wrapper=fairscale"),
@@ -41,6 +42,7 @@ CASES = {
     "pad": ("loss.small_crops=pad",),
     "queue": ("loss.queue=16", "loss.power_law=0.5", "loss.freeze_prototypes=1"),
     "sgd": ("optim.larc=false", "optim.lr=0.01"),
+    "supervised": ("loss.objective=supervised", "loss.label_smoothing=0.1", "optim.head_lr_scale=2.0"),
     "bf16": ("parallel.precision=bf16", "parallel.activation_checkpointing=block"),
     "bf16_groups": ("parallel.precision=bf16",),
 }
@@ -56,16 +58,19 @@ def crops(rank: int, world: int) -> list[Tensor]:
 
 def steps(recipe: Recipe, world: World, count: int = 3) -> dict[str, Any]:
     """Loss and gradients of the first step, then everything after `count` steps, as whole tensors."""
-    model = prepare_model(recipe, world).train()
+    supervised = recipe.loss.objective == "supervised"
+    model = prepare_model(recipe, world, CLASSES if supervised else 0).train()
     optimizer = build_optimizer(model, recipe.optim)
     objective = build_objective(recipe, world)
     answers: dict[str, Any] = {}
     for step in range(count):
         mine = crops(world.rank, world.size)
-        found = objective.accumulate(model, mine, BATCH // world.size, measure=True, step=step)
+        labels = _labels(world) if supervised else None
+        found = objective.accumulate(model, mine, BATCH // world.size, measure=True, step=step, labels=labels)
         if step == 0:
             answers["loss"] = world.mean(found["loss"].clone()).item()
-            answers["prototype_entropy"] = found["prototype_entropy"].item()
+            name = "top1" if supervised else "prototype_entropy"
+            answers["measured"] = world.mean(found[name].clone()).item()
             answers["gradients"] = {name: whole(p.grad) for name, p in model.named_parameters()}
             answers["buffers"] = {name: value.clone() for name, value in model.named_buffers()}
             answers["norms"] = tensor_norms([p.grad for p in model.parameters()])
@@ -75,6 +80,11 @@ def steps(recipe: Recipe, world: World, count: int = 3) -> dict[str, Any]:
         objective.after_update(model)
     answers["parameters"] = {name: whole(p) for name, p in model.named_parameters()}
     return answers
+
+
+def _labels(world: World) -> Tensor:
+    """This rank's part of the labels of the same images."""
+    return (torch.arange(BATCH) * 7 % CLASSES).chunk(world.size)[world.rank]
 
 
 def whole(tensor: Tensor | None) -> Tensor:
@@ -132,6 +142,8 @@ def _runs(folder: Path, world: World) -> dict[str, Any]:
         train(wild, shards, folder / "wild")
     except Diverged as diverged:
         reports["diverged"] = str(diverged)
+    train(LABELLED, folder / "labelled" / "shards", folder / "labelled-two", predict=folder / "labelled" / "shards",
+          predictions=folder / "two.csv")  # fmt: skip
     return {key: str(value) for key, value in reports.items()}
 
 

@@ -244,12 +244,19 @@ class SwAV:
         self.parts, self.whole_codes, self.pad = parts, whole_codes, pad
 
     def accumulate(
-        self, model: nn.Module, crops: Sequence[Tensor], batch: int, measure: bool, step: int = 0
+        self,
+        model: nn.Module,
+        crops: Sequence[Tensor],
+        batch: int,
+        measure: bool,
+        step: int = 0,
+        labels: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Forward and backward of all crops, one kind at a time; gradients are left in the parameters.
 
         Shapes: each of `crops` (count * batch, 3, S, S), crop-major. Returns scalars on the device, nothing read by the
-        host: `loss`, and with `measure` also `prototype_entropy` and `feature_std`. `step` counts updates from 0.
+        host: `loss`, and with `measure` also `prototype_entropy` and `feature_std`. `step` counts updates from 0;
+        `labels` are not looked at.
         """
         if self.parts == 1:
             return self._part(model, crops, batch, measure, step, None)
