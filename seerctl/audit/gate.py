@@ -16,7 +16,7 @@ of groups even when all are equal.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -481,6 +481,8 @@ def _finding_record(judged: Judged, block: FindingBlock, index: int) -> dict[str
     }
     if block.check.against != "rest" and finding.reason is None and math.isfinite(finding.value):
         record["rate"] = {"value": float(finding.value), "trials": int(finding.n), **_own_limits(finding)}
+    if block.check.against == "rest":
+        record |= _both_sides(finding)
     base = block.before[index] if block.compares and index < len(block.before) else None
     if base is not None:
         limits = {} if base.limits is None else {"low": base.limits[0], "high": base.limits[1]}
@@ -494,6 +496,15 @@ def _finding_record(judged: Judged, block: FindingBlock, index: int) -> dict[str
     if block.exact()[index, 0]:
         numbers = {**numbers, "exact": True, "level": None}
     return {**record, **{name: _finite(number) for name, number in numbers.items()}}
+
+
+def _both_sides(finding: Finding) -> dict[str, Any]:
+    """What the difference is of, where the evidence says so: `value` of the group and `rest.value` of the others."""
+    own, rest = finding.evidence.get("value"), finding.evidence.get("rest")
+    other = rest.get("value") if isinstance(rest, Mapping) else None
+    if not all(isinstance(value, float) and math.isfinite(value) for value in (own, other)):
+        return {}
+    return {"rate": {"value": own, "trials": int(finding.n)}, "rest": {"value": other}}
 
 
 def _own_limits(finding: Finding) -> dict[str, float | None]:

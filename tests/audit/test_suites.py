@@ -104,6 +104,8 @@ def test_metrics_beyond_counts_join_the_fairness_suite(tmp_path: Path) -> None:
     means = (frame.score - (frame.label == frame.prediction)).groupby(frame.g).mean()
     assert record["value"] == pytest.approx(means["b"] - means["a"])
     assert record["low"] < record["value"] < record["high"]
+    assert (record["rate"]["value"], record["rest"]["value"]) == pytest.approx((means["b"], means["a"]))
+    assert "points above the rest (" in check["worst"] or "points below the rest (" in check["worst"]
     assert report["exit_code"] == 3
 
 
