@@ -104,7 +104,7 @@ def measure(table: Predictions, check: SuiteCheck, grouping: Grouping) -> list[F
     Raises:
         UsageError: no such label set, one that shares no label with the classes of the table, more labels asked for
             than the table ranks, a column that it does not have, or a key that the metric has no use for.
-        InputError: ranks without scores, rows without a household.
+        InputError: ranks without scores.
     """
     check_options(check)
     wanted = load_sets(check)
@@ -113,7 +113,7 @@ def measure(table: Predictions, check: SuiteCheck, grouping: Grouping) -> list[F
     top, scores, classes = _ranked(table, check)
     vocabulary = classes if table.full is None else table.full.classes
     rows = group_rows(table.columns, grouping, len(table))
-    clusters = clusters_of(check, table.columns, rows.codes >= 0)
+    clusters = clusters_of(check, table.columns)
     threshold = THRESHOLD if check.at is None else check.at
     found: list[Finding] = []
     for name, labels in wanted.items():

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from seerctl.audit.counts import GroupRows
 from seerctl.audit.suite import Finding
 from seerctl.columns import Column
-from seerctl.errors import InputError, UsageError, did_you_mean
+from seerctl.errors import UsageError, did_you_mean
 from seerctl.stats import Estimate, Floats, clustered, correlation_of, gap_limits
 
 if TYPE_CHECKING:
@@ -158,17 +158,17 @@ def column(check: SuiteCheck, columns: Mapping[str, Column], name: str) -> Colum
     return columns[name]
 
 
-def clusters_of(check: SuiteCheck, columns: Mapping[str, Column], rows: NDArray[np.bool_]) -> NDArray[np.intp] | None:
+def clusters_of(check: SuiteCheck, columns: Mapping[str, Column]) -> NDArray[np.intp] | None:
     """(N,) the cluster of each row by the check's household column, None where it names none.
+
+    A row without a value is a cluster by itself.
 
     Raises:
         UsageError: no such column.
-        InputError: one of `rows` (N,) has no household.
     """
     if check.household is None:
         return None
-    coded = column(check, columns, check.household).coded().values
-    absent = int((coded[rows] < 0).sum())
-    if absent:
-        raise InputError(f"check '{check.id}': {absent} of {int(rows.sum())} rows have no '{check.household}'")
-    return coded.astype(np.intp)
+    codes = column(check, columns, check.household).coded().values.astype(np.intp)
+    alone = codes < 0
+    codes[alone] = codes.max(initial=-1) + 1 + np.arange(int(alone.sum()))
+    return codes

@@ -102,7 +102,7 @@ def measure(features: Retrieval, check: SuiteCheck, grouping: Grouping) -> list[
     Raises:
         UsageError: not one attribute named, a column that the queries or the database lack, or a key that the metric
             has no use for.
-        InputError: fewer than k database rows with the attribute, or a query without a household.
+        InputError: the database has too few rows with the attribute.
     """
     check_options(check)
     attribute = check.columns[0]
@@ -114,7 +114,7 @@ def measure(features: Retrieval, check: SuiteCheck, grouping: Grouping) -> list[
         )
     known, share, chance = features.precision(attribute, K if check.k is None else check.k)
     rows = group_rows(features.queries.columns, grouping, len(known)).only(known)
-    clusters = clusters_of(check, features.queries.columns, rows.codes >= 0)
+    clusters = clusters_of(check, features.queries.columns)
     size = K if check.k is None else check.k
 
     def statistic(inside: Rows, _: Rows | None) -> Sample | str:

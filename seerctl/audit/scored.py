@@ -18,7 +18,8 @@
 `positive` about that class's probability. Means over classes take the classes that have rows on both sides of a
 comparison. Labels may be JSON lists, but for the ones that need a single one (balanced_accuracy and brier over all
 classes). All scores are those of the file of full scores, or top1..topK where they name every class, or, of two
-classes, `score` and its complement. `household` names a column of households or people, whose rows are not independent.
+classes, `score` and its complement. `household` names a column of households or people, whose rows are not independent
+(a row without one stands for itself).
 """
 
 from __future__ import annotations
@@ -87,14 +88,13 @@ def measure(table: Predictions, check: SuiteCheck, grouping: Grouping) -> list[F
     Raises:
         UsageError: a key that the metric has no use for, a column or class that the table does not have, scores that
             are not there or are no probabilities.
-        InputError: rows without a score or a household.
+        InputError: rows without a score.
     """
     check_options(check)
     for name in grouping:
         column(check, table.columns, name)
-    labelled = table.labelled
-    rows = group_rows(table.columns, grouping, len(table)).only(labelled)
-    clusters = clusters_of(check, table.columns, labelled & (rows.codes >= 0))
+    rows = group_rows(table.columns, grouping, len(table)).only(table.labelled)
+    clusters = clusters_of(check, table.columns)
     found: list[Finding] = []
     for cls, statistic in _statistics(table, check, clusters):
         found += findings(check, rows, statistic, cls=cls, clusters=clusters)
