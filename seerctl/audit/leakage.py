@@ -1,9 +1,10 @@
 """The leakage suite: test samples that the model may have seen in training, and what they do to its score.
 
 Three kinds, each counted over every test sample: exact (the same bytes), near (the perceptual hashes differ in at most
-4 of 64 bits, or the same bytes), and, where feature files are given, similar (the cosine of the features, less the
-training set's mean, is at least 0.95, or what the check says with `at`). A score with leaked samples is compared with
-the score without them on the same predictions.
+4 of 64 bits, or the same bytes), and, where feature files are given, similar: the cosine of the features, less the
+training set's mean, is at least what the check says with `at`, or by default 0.95 and so much that not one test sample
+in a thousand is as near to a training sample of another label: features of a weak model are all alike. A score with
+leaked samples is compared with the score without them on the same predictions.
 
 Source of the question: B. Barz, J. Denzler, "Do We Train on Test Data? Purging CIFAR of Near-Duplicates", J. Imaging 6
 (2020) 41.
@@ -11,6 +12,7 @@ Source of the question: B. Barz, J. Denzler, "Do We Train on Test Data? Purging 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +34,7 @@ from seerctl.shards.perceptual import FLAT, UNREADABLE, VERSION, ImageHashes, ha
 from seerctl.stats import newcombe, wilson
 
 COSINE = 0.95
+FOREIGN = 0.001  # share of test samples that may be as near to a training sample of another label
 LABEL = "label"
 SHOWN = 30  # pairs in a finding's evidence
 KEPT = 1000  # pairs in report.json
@@ -84,10 +87,14 @@ class Matches:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cosines:
-    """For N test samples the training sample with the nearest features: (N,) its position, (N,) the cosine."""
+    """For N test samples the training sample with the nearest features: (N,) its position, (N,) the cosine.
+
+    least: the cosine from which two count as similar.
+    """
 
     other: NDArray[np.int64]
     cosine: NDArray[np.float32]
+    least: float
     inputs: list[dict[str, Any]]
 
 
@@ -127,11 +134,12 @@ def audit_leakage(
         if one.sha256 == two.sha256:
             raise UsageError(f"{test}: the test set is the training set", "Name two sets: first training, then test")
         sides = read_side(one, jobs, progress), read_side(two, jobs, progress)
+        across = matches(*sides)
         leak = _Leak(
             *sides,
-            across=matches(*sides),
+            across=across,
             within=(matches(sides[0]), matches(sides[1])),
-            cosines=read_cosines(features[0], features[1], *sides) if features else None,
+            cosines=read_cosines(features[0], features[1], *sides, across.near) if features else None,
             scores=None if predictions is None else read_scores(predictions, sides[1].rows),
         )
         return _result(leak, checks)
@@ -183,8 +191,10 @@ def _same_bytes(one: NDArray[np.bytes_], two: NDArray[np.bytes_] | None) -> NDAr
 # ---------------------------------------------------------------------------------------- features and predictions
 
 
-def read_cosines(train: Path, test: Path, one: Side, two: Side) -> Cosines:
+def read_cosines(train: Path, test: Path, one: Side, two: Side, known: Mask) -> Cosines:
     """The nearest training sample of each test sample by cosine, the training mean taken off first.
+
+    known: test samples that are duplicates by other signs, whose labels say nothing about chance.
 
     Raises:
         InputError: a file is another set's, or the two are of different models or layers.
@@ -202,7 +212,17 @@ def read_cosines(train: Path, test: Path, one: Side, two: Side) -> Cosines:
         left, right = first.features(), second.features()
     centre = left.mean(axis=0, dtype=np.float64).astype(np.float32)
     inputs = [{"path": str(path), "sha256": sha256_file(path)} for path in (train, test)]
-    return Cosines(*_nearest_cosines(_unit(left - centre), _unit(right - centre)), inputs)
+    labels = _labels(LABEL, one.rows, two.rows)
+    other, cosine, foreign = _nearest_cosines(_unit(left - centre), _unit(right - centre), labels)
+    return Cosines(other, cosine, _least_cosine(foreign[~known] if len(foreign) else foreign), inputs)
+
+
+def _least_cosine(foreign: NDArray[np.float32]) -> float:
+    """The default threshold, above nearly all of the nearest cosines to other labels (-2 where there is none)."""
+    allowed = math.ceil(FOREIGN * len(foreign))
+    if len(foreign) <= allowed:
+        return COSINE
+    return max(COSINE, float(np.nextafter(np.sort(foreign)[-1 - allowed], np.float32(2))))
 
 
 def _check_features(file: FeatureFile, side: Side) -> None:
@@ -221,15 +241,21 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _nearest_cosines(
-    train: NDArray[np.float32], test: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    train: NDArray[np.float32], test: NDArray[np.float32], labels: Sequence[NDArray[np.int64]] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Of each test row the nearest training row, its cosine, and the cosine to the nearest one of another label."""
     step = max(1, _BLOCK // len(train))
     other, cosine = np.empty(len(test), np.int64), np.empty(len(test), np.float32)
+    foreign = np.full(0 if labels is None else len(test), -2.0, np.float32)
     for begin in range(0, len(test), step):
         block = test[begin : begin + step] @ train.T
         other[begin : begin + step] = best = block.argmax(axis=1)
         cosine[begin : begin + step] = np.take_along_axis(block, best[:, None], 1)[:, 0]
-    return other, cosine
+        if labels is not None:
+            ours = labels[1][begin : begin + step, None]
+            block[(ours == labels[0]) | (ours < 0) | (labels[0] < 0)] = -2.0
+            foreign[begin : begin + step] = block.max(axis=1)
+    return other, cosine, foreign
 
 
 def read_scores(path: Path, rows: SampleRows) -> Scores:
@@ -282,7 +308,7 @@ class _Leak:
             return self.across.near
         if self.cosines is None:
             return None if kind == "similar" else self.across.near
-        similar = np.asarray(self.cosines.cosine >= (COSINE if at is None else at))
+        similar = np.asarray(self.cosines.cosine >= (self.cosines.least if at is None else at))
         return similar if kind == "similar" else np.asarray(similar | self.across.near)
 
     def conflicts(self, at: float | None = None, label: str = LABEL) -> Mask | None:
@@ -448,7 +474,8 @@ def _result(leak: _Leak, checks: Sequence[SuiteCheck]) -> SuiteResult:
             "predictions": None if leak.scores is None else leak.scores.inputs,
         },
         limits=LIMITS,
-        data={"hash": VERSION, "distance": DISTANCE, "cosine": COSINE, "counts": _counts(leak), "pairs": pairs,
+        data={"hash": VERSION, "distance": DISTANCE,
+              "cosine": None if leak.cosines is None else leak.cosines.least, "counts": _counts(leak), "pairs": pairs,
               "omitted": len(rows) - len(pairs)},
     )  # fmt: skip
 
@@ -493,7 +520,8 @@ def _counts_table(leak: _Leak) -> Table:
             rows.append((f"{title} samples that repeat one with another label", number, number / size))
         rows.append((f"{title} samples without a hash: flat", side["flat"], side["flat"] / size))
         rows.append((f"{title} samples without a hash: unreadable", side["unreadable"], side["unreadable"] / size))
-    note = f"{len(leak.train.rows):,} training and {total:,} test samples, hash {VERSION}, distance {DISTANCE}."
+    note = f"{len(leak.train.rows):,} training and {total:,} test samples, hash {VERSION}, distance {DISTANCE}"
+    note += "." if leak.cosines is None else f", cosine {leak.cosines.least:.4f}."
     return Table("Duplicates", ("what", "samples", "share"), tuple(rows), note)
 
 

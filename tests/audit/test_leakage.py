@@ -251,3 +251,19 @@ def test_planted_copies_of_photographs(shared_data: Path, tmp_path: Path) -> Non
     )
     assert only(result).value == 30
     assert all(p["test_source"] == f"copy of {p['train_source']}" for p in result.data["pairs"])
+
+
+def test_features_of_a_weak_model_accuse_nobody(tmp_path: Path) -> None:
+    """All alike: the default threshold rises above what samples of other labels reach; a planted copy stays above."""
+    sets = [make(tmp_path / name, [picture(start + n, f"{name}{n}.jpg", "ab"[n % 2]) for n in range(40)])
+            for name, start in (("train", 0), ("test", 200))]  # fmt: skip
+    generator = np.random.default_rng(1)
+    direction = generator.normal(size=16) * generator.choice([-9.0, 9.0], (80, 1))
+    rows = direction + generator.normal(size=(80, 16))
+    rows[40] = rows[0]
+    files = [features(tmp_path / f"{n}.h5", sets[n], rows[40 * n : 40 * n + 40]) for n in (0, 1)]
+    result = audit_leakage(*sets, [check("similar_count"), check("similar_count", at=COSINE)], features=files, jobs=1)
+    default, plain = (finding.value for finding in result.findings)
+    assert 1 <= default <= 5
+    assert plain > 30
+    assert result.data["cosine"] > COSINE
