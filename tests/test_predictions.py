@@ -11,7 +11,7 @@ import pytest
 
 from seerctl.columns import Column
 from seerctl.errors import InputError, UsageError
-from seerctl.predictions import Predictions, read_predictions, write_predictions
+from seerctl.predictions import Predictions, first_repeated, read_predictions, write_predictions
 
 
 def table() -> Predictions:
@@ -233,3 +233,17 @@ def test_columns_of_few_values_read_alike_from_parquet_and_csv(tmp_path: Path) -
     for name in ("tone", "age", "known", "rare"):
         assert one.columns[name].categories == two.columns[name].categories
         np.testing.assert_array_equal(one.columns[name].values, two.columns[name].values)
+
+
+def test_repeated_keys_are_found_and_equal_hashes_are_not_enough() -> None:
+    class Same(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            return 7
+
+    assert first_repeated([]) is None
+    assert first_repeated([f"k{i}" for i in range(1000)]) is None
+    assert first_repeated(["a", "b", "c", "b", "a"]) == "b"
+    assert first_repeated([Same("a"), Same("b")]) is None
+    assert first_repeated([Same("a"), Same("b"), Same("a")]) == "a"
