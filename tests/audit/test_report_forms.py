@@ -21,7 +21,7 @@ from seerctl.audit.report.view import Scale, cell, demand, scale_of, span, visib
 from tests.audit.reports import check, every_suite, record
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5)
-EVIL = "a|b\n# <img src=x> @all [x](http://evil) `code` **b** \u202e\x1b[31m</failure>]]>\ud800"
+EVIL = "a|b\n# $\\frac{1}{2}$ &lt;b ~~s~~ <img src=x> @all [x](http://e) `c` **b** \u202e\x1b[31m</failure>]]>\ud800"
 
 
 def hostile() -> dict[str, Any]:
@@ -127,7 +127,7 @@ def test_hostile_names_stay_text_in_markdown(make: Callable[[dict[str, Any]], st
     body = make(hostile())
     assert not set("\u202e\x1b\ud800") & set(body)
     rest = unescaped(body)
-    for mark in ("<img", "](", "@all", "http://", "\n# ", "**b**"):
+    for mark in ("<img", "](", "@all", "http://", "\n# ", "**b**", "$", "&lt;", "~~"):
         assert mark not in rest, mark
     for block in re.findall(r"(?:^\|.*\n)+", body, re.M):
         columns = {re.sub(r"\\.", "", line).count("|") for line in block.splitlines()}

@@ -44,7 +44,10 @@ def _model_index(report: Report) -> list[str]:
     name = PurePath(str(inputs.get("predictions") or "predictions")).stem
     lines = ["---", "model-index:", f"- name: {_yaml(inputs.get('model') or name)}", "  results:", "  - task:"]
     lines += ["      type: image-classification", "    dataset:"]
-    lines += [f"      type: {_yaml(name)}", f"      name: {_yaml(inputs.get('predictions') or name)}"]
+    lines += [
+        f"      type: {_yaml(name)}",
+        f"      name: {_yaml(PurePath(str(inputs.get('predictions') or name)).name)}",
+    ]
     lines += ([f"      revision: {_yaml(inputs['sha256'])}"] if inputs.get("sha256") else []) + ["    metrics:"]
     for title, value in metrics:
         lines += ["    - type: accuracy", f"      value: {value!r}", f"      name: {_yaml(title)}"]
@@ -84,7 +87,7 @@ def _factors(report: Report) -> list[str]:
 
 
 def _group(entry: Record) -> str:
-    return escape(", ".join(map(str, entry["group"].values())))
+    return escape(" x ".join(map(str, entry["group"].values())))
 
 
 def _metrics(report: Report) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,10 @@ def _render(report: Report, examples: Sequence[Example], room: Room, figure: _Fi
 
 
 def _plain(value: Any) -> Any:
-    """What the template puts into the page, wherever it comes from, without marks that cannot be seen."""
-    return view.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """What the template puts into the page: no marks that cannot be seen, units not torn from their numbers."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return re.sub(r"(?<=\d) (?=%|points?\b)", "\u00a0", view.visible(value))
 
 
 class _Figures:
@@ -241,8 +244,8 @@ def _row(record: Record, scale: view.Scale, own: view.Scale, owns: bool, others:
 
 
 def _typeset(text: str) -> str:
-    """Numbers with a real minus, and with their unit on the same line."""
-    return text.replace("-", "\u2212").replace(" %", "\u00a0%").replace(" points", "\u00a0points")
+    """Numbers with a real minus."""
+    return text.replace("-", "\u2212")
 
 
 def _charts(check: Check, room: Room, figure: _Figures) -> list[dict[str, Any]]:

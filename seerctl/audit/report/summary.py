@@ -124,9 +124,9 @@ def _protocol(report: Report) -> list[str]:
 
 
 def escape(text: str, longest: int = WIDEST) -> str:
-    """Names come from strangers: no table breaks, no HTML, no links, no mentions, no marks that nobody sees."""
+    """Names come from strangers: no table breaks, HTML, links, mentions, formulas, or marks that nobody sees."""
     flat = view.shorten(view.visible(text), longest)
-    return re.sub(r"([\\`*_\[\]|<>@#]|:(?=//))", r"\\\1", flat).replace("www.", "www\\.")
+    return re.sub(r"([\\`*_\[\]|<>@#$&~]|:(?=//))", r"\\\1", flat).replace("www.", "www\\.")
 
 
 def code(text: str) -> str:
