@@ -234,10 +234,13 @@ def _counted(
         else:
             blocks.append(make_block(check, counts[grouping], rows.classes, other))
     drawn = policy.stats.method == "bootstrap" or policy.data.cluster is not None
-    pairs = [index for index, block in enumerate(blocks) if block.check.against == "baseline" and before]
-    if not drawn and not pairs:
+    chosen = [  # whose rows are there: those of a baseline may not be, and a column may have no value at all
+        index
+        for index, block in enumerate(blocks)
+        if block.counts.groups and (before if block.check.against == "baseline" else drawn)
+    ]
+    if not chosen:
         return blocks
-    chosen = [i for i, b in enumerate(blocks) if b.check.against != "baseline" or before] if drawn else pairs
     frame = rows.frame(list(dict.fromkeys(name for index in chosen for name in blocks[index].counts.grouping)))
     if drawn:
         made = with_spread(

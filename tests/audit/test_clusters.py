@@ -201,3 +201,16 @@ def test_many_cells_go_by_another_way_to_the_same_numbers(monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "_MOST_DRAWS", 10)
     with pytest.raises(UsageError, match="too many"):
         drawn(block, data, None)
+
+
+@pytest.mark.parametrize("policy", [PLAIN, POLICY, PLAIN + '[stats]\nmethod = "bootstrap"\n'])
+def test_columns_without_a_value_and_a_single_group_are_inconclusive(policy: str, tmp_path: Path) -> None:
+    frame = write(tmp_path / "p.csv", np.random.default_rng(0), 60)
+    frame.assign(region=None).to_csv(tmp_path / "p.csv", index=False)
+    assert report_of(tmp_path, policy)["exit_code"] == 6
+    frame.assign(region="x").to_csv(tmp_path / "p.csv", index=False)
+    assert report_of(tmp_path, policy)["not_assessed"][0]["reason"] == "no other group to compare with"
+    frame.assign(home="h").to_csv(tmp_path / "p.csv", index=False)
+    one = report_of(tmp_path, policy)
+    reasons = {record["reason"] for record in one["not_assessed"]}
+    assert reasons == ({"1 clusters, 10 needed"} if policy == POLICY else set())
