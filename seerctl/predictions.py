@@ -13,7 +13,7 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,9 +21,10 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seerctl import __version__
 from seerctl.columns import Coder, Column, number_text, relabel, sort_names
 from seerctl.errors import InputError, UsageError, did_you_mean
-from seerctl.files import atomic_write, blame
+from seerctl.files import atomic_write, blame, sha256_file, write_json
 from seerctl.tables import CHUNK, Block, Encoded, check_suffix, open_table, pyarrow
 
 if TYPE_CHECKING:
@@ -123,6 +124,13 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
             for start in range(0, len(predictions), CHUNK)
         )
         _write_csv(file, names, rows) if path.suffix == ".csv" else _write_jsonl(file, names, rows)
+
+
+def write_lineage(table: Path, made_by: str, made_from: Sequence[Mapping[str, str]]) -> None:
+    """Write `<table>.lineage.json` beside a table: its SHA-256, and `kind, role, path, sha256` of each origin."""
+    facts = {"schema": "seerctl.predictions-lineage/1", "sha256": sha256_file(table), "seerctl": __version__,
+             "made_by": made_by, "made_from": [dict(origin) for origin in made_from]}  # fmt: skip
+    write_json(table.with_name(table.name + ".lineage.json"), facts)
 
 
 def _cells(predictions: Predictions, rows: slice) -> list[list[Any]]:

@@ -156,6 +156,9 @@ def _hashed(value: Any, role: str, depth: int = 0) -> Iterator[Claim]:
 def _predictions(path: Path) -> Artefact:
     """A table and, where `probe` wrote one, the lineage beside it."""
     digest = sha256_file(path)
+    with blame(path), path.open("rb") as file:
+        if file.readline(64).strip() == b"key,weight":
+            return Artefact("sample weights", path, digest, (Claim("set", "", why="a csv of weights names no set"),))
     beside = path.with_name(path.name + SIDECAR)
     if not beside.is_file():
         why = f"no {beside.name} beside it says what it was made from"
@@ -252,9 +255,11 @@ def _run(path: Path) -> Artefact:
     start = told.get("init")
     if isinstance(start, dict):
         claims.append(Claim("weights", _hex(start.get("sha256")), _text(start.get("path")), "start"))
-    weights = told.get("weights")
-    if isinstance(weights, dict) and _hex(weights.get("sha256")):
-        claims.append(Claim("any", _hex(weights["sha256"]), _text(weights.get("path")), "sample weights"))
+    weights = told.get("sample_weights")
+    if isinstance(weights, dict):
+        source = _text(weights.get("source"))
+        if Path(source).suffix in (".h5", ".hdf5", *_TABLES):  # else a column of the set, which its hash covers
+            claims.append(Claim("any", _hex(weights.get("sha256")), source, "sample weights"))
     return Artefact("run", path, "", tuple(claims), {"run": told})
 
 

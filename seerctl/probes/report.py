@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seerctl import __version__
+from seerctl import __version__, predictions
 from seerctl.errors import GateFailed, UsageError, did_you_mean
-from seerctl.files import sha256_file, write_json
+from seerctl.files import write_json
 from seerctl.predictions import Predictions
 from seerctl.probes.task import Task
 from seerctl.stats import Interval, macro, wilson
@@ -48,14 +48,12 @@ class ProbeResult:
 
 
 def write_lineage(table: Path, report: Mapping[str, Any]) -> None:
-    """Write `<table>.lineage.json` beside a table of predictions: its SHA-256 and those of the features it is of."""
+    """Note beside a table of predictions the features that it is of."""
     made_from = [
         {"kind": "features", "role": role, "path": report[role]["path"], "sha256": report[role]["sha256"]}
         for role in ("train", "test")
     ]
-    facts = {"schema": "seerctl.predictions-lineage/1", "sha256": sha256_file(table), "seerctl": __version__,
-             "made_by": f"probe {report['protocol']}", "made_from": made_from}  # fmt: skip
-    write_json(table.with_name(table.name + ".lineage.json"), facts)
+    predictions.write_lineage(table, f"probe {report['protocol']}", made_from)
 
 
 def rank(scores: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

@@ -24,6 +24,7 @@ from seerctl.columns import columns_from_rows, sort_names
 from seerctl.errors import InputError, UsageError
 from seerctl.features.batches import Batch, Batches, by_threads, default_workers
 from seerctl.features.pixels import View
+from seerctl.files import sha256_file
 from seerctl.model.heads import Model
 from seerctl.predictions import Predictions, write_predictions
 from seerctl.probes.report import RANKS, rank
@@ -113,6 +114,13 @@ class Predictor:
         model.train(was_training)
         parts = [part for rank in world.gather(found) for part in rank]
         return world.on_first(lambda: self._written(sorted(parts, key=lambda part: part.number)))
+
+    def made_from(self, weights: Path) -> list[dict[str, str]]:
+        """What the table is made from, for its lineage: the weights file of the run, and the set."""
+        return [
+            {"kind": "weights", "role": "model", "path": str(weights), "sha256": sha256_file(weights)},
+            {"kind": "set", "role": "test", "path": self.shards.location, "sha256": self.shards.sha256},
+        ]
 
     def _found(self, model: Model, world: World) -> list[_Part]:
         """This rank's batches."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from seerctl import __version__
 from seerctl.errors import UsageError
-from seerctl.files import atomic_write, blame, read_json, write_json
+from seerctl.files import atomic_write, blame, read_json, sha256_file, write_json
 from seerctl.model.load import WEIGHTS_FILE
 from seerctl.recipe import Recipe, differences, dump, load_recipe
 from seerctl.shards.index import ShardSet
@@ -51,9 +51,16 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
 
     def prepare(
-        self, recipe: Recipe, shards: ShardSet, sampling: Sampling | None = None, labels: Labels | None = None
+        self,
+        recipe: Recipe,
+        shards: ShardSet,
+        sampling: Sampling | None = None,
+        labels: Labels | None = None,
+        init: Path | None = None,
     ) -> None:
         """Claim an empty directory, or check that the run in it is of the same recipe, data and sample weights.
+
+        init: the weights that a new run starts from, of which the hash is noted.
 
         Raises:
             UsageError: it holds something else; of another recipe, the message shows the keys that differ.
@@ -66,6 +73,7 @@ class RunDirectory:
             "index_sha256": shards.sha256,
             **({"sample_weights": {"source": sampling.source, "sha256": sampling.sha256}} if sampling else {}),
             **({"labels": labels.facts()} if labels else {}),
+            **_start(init),
         }
         with blame(self.path):
             if not (self.path / _RECIPE).exists():
@@ -77,6 +85,13 @@ class RunDirectory:
                 return
         self._check(recipe, shards, sampling)
 
+    @property
+    def init_sha256(self) -> str | None:
+        """The hash of the weights that the run started from; None where it started from nothing."""
+        facts = self.path / _FACTS
+        start = read_json(facts).get("init") if facts.is_file() else None
+        return start["sha256"] if start else None
+
     def _check(self, recipe: Recipe, shards: ShardSet, sampling: Sampling | None) -> None:
         hint = "Pass --fresh to start over in a new place, or choose another output"
         changed = differences(load_recipe(self.path / _RECIPE), recipe)
@@ -87,6 +102,14 @@ class RunDirectory:
             raise UsageError(f"{self.path}: holds a run on other data than {shards.location}", hint)
         if facts.get("sample_weights", {}).get("sha256") != (sampling.sha256 if sampling else None):
             raise UsageError(f"{self.path}: holds a run by other sample weights than {recipe.data.weights}", hint)
+
+
+def _start(init: Path | None) -> dict[str, dict[str, str]]:
+    """What the run's facts say of the weights in `init`, a file or a run; of what is not there, nothing."""
+    path = init / WEIGHTS_FILE if init is not None and init.is_dir() else init
+    if path is None or not path.is_file():
+        return {}
+    return {"init": {"path": str(path), "sha256": sha256_file(path)}}
 
 
 def fresh_place(path: Path) -> Path:

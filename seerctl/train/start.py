@@ -15,6 +15,7 @@ import torch.distributed as dist
 from seerctl.errors import EnvironmentFault, InputError, UsageError
 from seerctl.model.load import size_in
 from seerctl.model.sizes import SIZES, name_of
+from seerctl.predictions import write_lineage
 from seerctl.recipe import FROM_INIT, Recipe
 from seerctl.shards.index import ShardSet
 from seerctl.shards.lock import write_lock
@@ -83,7 +84,7 @@ def train(
         predictor = world.on_first(lambda: Predictor.of(recipe, labels, predict, predictions))
         check_fits(recipe, world, len(labels.classes) if labels else 0)
         world.on_first(lambda: stack.enter_context(_claimed(run)))
-        world.on_first(lambda: run.prepare(recipe, shards, sampling, labels))
+        world.on_first(lambda: run.prepare(recipe, shards, sampling, labels, init))
         trainer = Trainer(recipe, shards, run, world, init=init, progress=progress, sampling=sampling, labels=labels)
         if recipe.parallel.accumulate > 1:
             logging.getLogger("seerctl").warning("%s", accumulation(recipe))
@@ -93,6 +94,8 @@ def train(
         trainer.fit()
         images, seconds = (trainer.step - start) * recipe.data.batch, time.monotonic() - began
         predicted = predictor.write(trainer.model, world) if predictor else None
+        if predictor:
+            world.on_first(lambda: write_lineage(predictor.path, "pretrain", predictor.made_from(run.weights)))
         return Summary(start, trainer.step, images, seconds, run.weights, predicted)
 
 

@@ -237,6 +237,7 @@ class Trainer:
                 "recipe": dump(recipe),
                 "index_sha256": self.shards.sha256,
                 **({"sample_weights_sha256": self.sampling.sha256} if self.sampling else {}),
+                **({"init_sha256": self.run.init_sha256} if self.run.init_sha256 else {}),
                 "crop_size": str(recipe.predict.size or recipe.augment.crops[0].size),
                 **self._head_facts(),
             }

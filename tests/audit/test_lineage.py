@@ -380,3 +380,15 @@ def test_every_metric_can_be_asked_for(world: World) -> None:
     assert 0.8 < verified.value < 1.0
     assert hashlib.sha256(world.report.read_bytes()).hexdigest() == result.inputs["artefacts"][0]["sha256"]
     assert result.tables[0].rows
+
+
+def test_sample_weights_are_a_link_too(world: World) -> None:
+    weights = world.root / "weights.csv"
+    weights.write_text("key,weight\n")
+    told = {"source": str(weights), "sha256": sha256_file(weights)}
+    _edit(world.run / "run.json", sample_weights=told)
+    assert (OK, str(weights)) in {(link.status, link.found) for link in links(world.run)}
+    weights.write_text("key,weight\nx,1\n")
+    assert [link.claim.role for link in broken(world.run)] == ["sample weights"]
+    _edit(world.run / "run.json", sample_weights={"source": "rarity", "sha256": "0" * 64})
+    assert not broken(world.run)

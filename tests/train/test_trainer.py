@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from seerctl.errors import Diverged, EnvironmentFault, GateFailed, InputError, Saved, UsageError
+from seerctl.files import sha256_file
 from seerctl.model.load import load_model
 from seerctl.model.weights import load_weights
 from seerctl.recipe import load_recipe
@@ -265,6 +266,15 @@ def test_initial_weights_with_another_head(
     ours = load_weights(finished / "weights.safetensors")
     assert torch.equal(trainer.model.trunk.stem[0].weight, ours.trunk["stem.0.weight"])
     assert heard() == [f"{finished}: only the trunk was taken, its head is not this recipe's"]
+
+
+def test_the_weights_that_a_run_starts_from_are_noted(finished: Path, shards: Path, tmp_path: Path) -> None:
+    train(small_recipe(), shards, tmp_path / "run", init=finished)
+    wanted = sha256_file(finished / "weights.safetensors")
+    start = json.loads((tmp_path / "run" / "run.json").read_text())["init"]
+    assert start == {"path": str(finished / "weights.safetensors"), "sha256": wanted}
+    assert load_weights(tmp_path / "run" / "weights.safetensors").metadata["init_sha256"] == wanted
+    assert "init_sha256" not in load_weights(finished / "weights.safetensors").metadata
 
 
 def test_initial_weights_of_another_size(finished: Path, shards: Path, tmp_path: Path) -> None:
