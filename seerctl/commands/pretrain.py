@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "seerctl pretrain --recipe nano --data shards/ -o run/",
     "seerctl pretrain --recipe 10b --nodes 62 --gpus-per-node 8 --dry-run",
+    "seerctl pretrain --recipe cifar-finetune --init run/ --data shards/ -o tuned/ --set schedule.steps=20 "
+    "--predict shards/ --predictions tuned.csv",
 )
 
 
