@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from seerctl.audit.baseline import load_baseline
 from seerctl.audit.fairness import audit_fairness
 from seerctl.audit.indicators import METRICS
 from seerctl.audit.policy import METRIC_TABLES, load_policy
@@ -273,3 +274,55 @@ def test_reports_of_nonsense_never_pass(tmp_path: Path, report: dict[str, Any]) 
         "--predictions", tmp_path / "p.csv", "--policy", tmp_path / "audit.toml", "--baseline", tmp_path / "report.json"
     )  # fmt: skip
     assert code in (4, 6), said
+
+
+cells = st.sampled_from(["", "a", "b", "c"])
+
+
+@st.composite
+def odd_tables(draw: st.DrawFn) -> str:
+    """Few rows, with anything missing that may be: labels, groups, households, classes that never come."""
+    rows = draw(st.lists(st.tuples(cells, st.sampled_from("abc"), cells, cells), min_size=1, max_size=60))
+    return "key,label,prediction,group,home\n" + "".join(f"k{i},{','.join(row)}\n" for i, row in enumerate(rows))
+
+
+@st.composite
+def odd_policies(draw: st.DrawFn) -> str:
+    """Policies that are right, of any kind, on groups of any size."""
+    metric = draw(st.sampled_from(sorted(METRICS)))
+    check = [f'[[check]]\nid = "a"\nmetric = "{metric}"\ngroups = ["group", "group*home"]\nmin_n = 1']
+    if METRICS[metric].conditional:
+        check.append("min_positives = 1")
+    if METRICS[metric].averages and draw(st.booleans()):
+        check.append('average = "macro"')
+    against = draw(st.sampled_from(["rest", "baseline", "threshold"]))
+    check.append(f'against = "{against}"' + ('\nop = ">="\nthreshold = 0.5' if against == "threshold" else ""))
+    if draw(st.booleans()):
+        check.append('[data]\ncluster = "home"\nmin_clusters = 2')
+    correction = draw(st.sampled_from(["holm", "bonferroni", "none"]))
+    method = draw(st.sampled_from(["newcombe", "bootstrap"]))
+    return "\n".join([*check, f'[stats]\ncorrection = "{correction}"\nmethod = "{method}"\nreplicates = 100\n'])
+
+
+@SURELY
+@given(odd_tables(), odd_policies(), st.sampled_from(["same", "gone", "other"]), st.integers(0, 9))
+def test_right_policies_on_odd_tables(tmp_path: Path, content: str, policy: str, rows: str, seed: int) -> None:
+    before, now = tmp_path / "before.csv", tmp_path / "now.csv"
+    before.write_text(content)
+    header, *lines = content.splitlines()
+    said = [line.split(",") for line in lines]
+    changed = [",".join([key, label, "abc"[(i + seed) % 3], *rest]) for i, (key, label, _, *rest) in enumerate(said)]
+    now.write_text("\n".join([header, *(changed[1:] if rows == "other" else changed)]) + "\n")
+    (tmp_path / "audit.toml").write_text(policy)
+
+    def work() -> dict[str, Any]:
+        earlier = audit_fairness(before, load_policy(), ["group"])
+        (tmp_path / "report.json").write_text(json.dumps(earlier, allow_nan=False))
+        if rows == "gone":
+            before.unlink()
+        baseline = load_baseline(tmp_path / "report.json")
+        report = audit_fairness(now, load_policy(tmp_path / "audit.toml"), baseline=baseline)
+        json.dumps(report, allow_nan=False)
+        return report
+
+    assert outcome(work) in (0, 3, 4, 6)
