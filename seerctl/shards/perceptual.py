@@ -46,6 +46,7 @@ HASHED, FLAT, UNREADABLE = 0, 1, 2
 _ENOUGH = 8 * SIDE  # pixels a side: JPEGs are decoded no larger than needed
 _FLAT_LEVELS = 1.0
 _COLUMN_BYTES = 1 << 26  # of float64 pixels at once
+_MAX_BAD_STARTS = 3
 _BATCH_ITEMS, _BATCH_BYTES = 64, 1 << 21
 
 Hash64 = NDArray[np.uint64]
@@ -252,19 +253,24 @@ class _Worker:
                 return ImageHashes(values, np.frombuffer(answer, np.uint8, offset=8 * len(self._batch)).copy())
             number = int(SLOT.unpack_from(self._nursery.slots[self._place], 0)[0])
             self.end()
-            starts = 0 if number >= 0 else starts + 1
-            if starts > 3:
+            if number >= 0:
+                starts = 0
+                self._given_up.add(number)
+            else:
+                starts += 1
+            if starts > _MAX_BAD_STARTS:
                 raise EnvironmentFault("hashing: workers die before they begin", "Free memory or use fewer --jobs")
-            self._given_up.add(number)
             self._start()
             self._request()
 
     def end(self) -> None:
         """End the process and wait for it."""
         self._channel.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
-        self._nursery.wait(self._pid)
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            self._nursery.wait(self._pid)
+            self._pid = 0
 
 
 def _prepare(limits: Limits) -> Callable[[socket.socket, mmap.mmap], None]:

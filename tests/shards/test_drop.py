@@ -95,7 +95,7 @@ def test_a_second_drop_finds_nothing_new_and_says_what_is_unknown(tmp_path: Path
     second = drop(where, *entries)
     assert (second.samples, second.before, second.unknown) == (0, 2, ("0" * 64, "who/knows.jpg"))
     assert listing(where) == before
-    again = drop(where, ("source", source(5)))
+    again = drop(where / "index.json", ("source", source(5)))
     assert again.samples == 1
     assert "shard-000001-r1.tar" in listing(where)
     assert len(index_of(where)["lineage"]["history"]) == 2

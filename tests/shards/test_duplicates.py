@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from seerctl.augment.decode import DecodeError
-from seerctl.errors import InputError, UsageError
+from seerctl.errors import EnvironmentFault, InputError, UsageError
 from seerctl.shards import perceptual
 from seerctl.shards.duplicates import NearIndex, _count_bits, deal_bits, near_pairs, popcount
 from seerctl.shards.index import ShardSet
@@ -261,6 +261,12 @@ def test_a_picture_that_kills_its_worker_costs_nothing_but_itself(monkeypatch: p
     assert [part.values.tolist() for part in found] == [[1, 0, 2, 0, 3, 0, 4], [1], [0], [2]]
     assert found[0].status.tolist() == [0, UNREADABLE, 0, UNREADABLE, 0, UNREADABLE, 0]
     assert time.monotonic() - started < 20
+
+
+def test_workers_that_cannot_begin_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perceptual, "limit_memory", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    with HashPool(1) as pool, pytest.raises(EnvironmentFault, match="workers die before they begin"):
+        list(pool.run([[b"1"]]))
 
 
 @pytest.mark.data
