@@ -209,9 +209,16 @@ def _check_continuation(output: Path, indexes: list[Path], options: ShardOptions
 
 
 def _withdraw(indexes: list[Path]) -> list[Path]:
-    """Set the old indexes aside first: half-replaced shards must never look like a set."""
+    """Set the old indexes aside first: half-replaced shards must never look like a set.
+
+    An index beside one that was set aside before means that only the removal of stale shards was broken off then.
+    """
     withdrawn = []
     for path in indexes:
+        whole = path.with_name(INDEX)
+        if path.name == REPLACED and whole in indexes:
+            _remove_listed(path, {path.with_name(name) for name in _listed(whole)})
+            continue
         if path.name == INDEX:
             path = path.replace(path.with_name(REPLACED))
             fsync_directory(path.parent)
@@ -223,18 +230,27 @@ def _remove_stale(withdrawn: list[Path], writers: Collection[SetWriter]) -> None
     """Delete the shards of replaced sets that no new one took the name of, then what named them."""
     fresh = {writer.directory / entry["url"] for writer in writers for entry in writer.added}
     for index in withdrawn:
-        listed: list[str] = []
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            listed = [Path(entry["url"]).name for entry in json.loads(index.read_bytes())["shardlist"]]
-        for path in (index.parent / name for name in listed):
-            if path not in fresh:
-                path.unlink(missing_ok=True)
-                idx_path(path).unlink(missing_ok=True)
         if index.parent not in (writer.directory for writer in writers):
             (index.parent / DUPLICATES).unlink(missing_ok=True)
-        index.unlink()
+        _remove_listed(index, fresh)
         with contextlib.suppress(OSError):  # not empty: others use it too
             index.parent.rmdir()
+
+
+def _remove_listed(index: Path, kept: Collection[Path]) -> None:
+    """Delete the shards that `index` names but for those `kept`, then `index` itself."""
+    for path in map(index.with_name, _listed(index)):
+        if path not in kept:
+            path.unlink(missing_ok=True)
+            idx_path(path).unlink(missing_ok=True)
+    index.unlink()
+
+
+def _listed(index: Path) -> list[str]:
+    """The file names of the shards in an index, which may be damaged: then none."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return [Path(entry["url"]).name for entry in json.loads(index.read_bytes())["shardlist"]]
+    return []
 
 
 def _report(output: Path, dealer: _Dealer, ends: list[StreamEnd]) -> ShardReport:

@@ -267,6 +267,20 @@ def test_a_kill_while_overwriting_leaves_a_whole_set_or_none(tmp_path: Path) -> 
     )
 
 
+def test_a_removal_of_stale_shards_that_was_broken_off_is_finished(tmp_path: Path) -> None:
+    directory = tmp_path / "set"
+    shards_of(directory, stream_of(numbered(range(30))), maxcount=1)
+    old = (directory / "index.json").read_bytes()
+    stale = (directory / "shard-000029.tar").read_bytes()
+    shards_of(directory, stream_of(numbered(range(20))), maxcount=1, overwrite=True)
+    (directory / "index.json.replaced").write_bytes(old)  # as a kill between the new index and the end leaves it
+    (directory / "shard-000029.tar").write_bytes(stale)
+    shards_of(directory, stream_of(numbered(range(5))), maxcount=1, overwrite=True)
+    assert sorted(listing(directory)) == sorted(
+        ["index.json", *(f"shard-00000{n}.tar{end}" for n in range(5) for end in ("", ".idx"))]
+    )
+
+
 def keys_of_stream(tmp_path: Path) -> list[str]:
     shards_of(tmp_path / "undisturbed", stream_of(numbered(range(400))))
     return keys_of(tmp_path / "undisturbed")
