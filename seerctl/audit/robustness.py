@@ -185,7 +185,7 @@ def _over_rows(
         for name in grouping:
             column(check, clean.columns, name)
         rows = group_rows(clean.columns, grouping, len(clean))
-        clusters = clusters_of(check, clean.columns, rows.codes >= 0)
+        clusters = clusters_of(check, clean.columns)
         found += findings(check, rows, statistic, clusters=clusters, unit=unit)
     return found
 

@@ -14,7 +14,7 @@ not the stronger distortion (by mean PSNR on photographs):
   at 64 and 224 px.
 - motion_blur at 32 px: deviations 2.25 and 2.75 for 2 and 2.5 at severities 4 and 5.
 - snow: the picture's share is 0.85 for 0.8 at severity 1 (64 px) and 0.76 for 0.7 at severity 2 (224 px).
-- fog at 224 px: (4, 1.5) for (3, 1.4) at severity 5.
+- fog at 224 px: (3, 1.6) for (2.5, 1.5) at severity 4, (4, 1.5) for (3, 1.4) at severity 5.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ LEVELS: dict[str, dict[int, Levels]] = {
     "fog": {
         32: ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
         64: ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
-        224: ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (4, 1.5)),
+        224: ((1.5, 2), (2, 2), (2.5, 1.7), (3, 1.6), (4, 1.5)),
     },
     "brightness": {
         32: _each(0.05, 0.1, 0.15, 0.2, 0.3),
