@@ -1,10 +1,10 @@
 """Can the audit tell a fair model from an unfair one? A proof on emoji, where groups match by construction.
 
-python examples/emoji_audit.py EMOJI [--out DIR] [--repeats N] [--steps N] [--size PX]
+python examples/emoji_audit.py EMOJI [--out DIR] [--models M] [--repeats N] [--steps N] [--size PX]
 
 EMOJI: a folder of pictures with metadata.csv (path, base_name, role, skin_tone, gender), such as Noto's emoji: 76 roles
-(cook, judge, surfing, ...) as man, woman and person, each in five skin tones: 1,140 drawings. A small RegNetY is
-trained on them without labels, its features are extracted once, then N times:
+(cook, judge, surfing, ...) as man, woman and person, each in five skin tones: 1,140 drawings. M small RegNetYs are
+trained on them without labels, each from a seed of its own, their features are extracted, and of each N times:
 
 - every role's three genders are dealt to three folds; each fold in turn is the test set of a 1-nearest-neighbour probe
   of the role that learns from the other two, so that every drawing is judged once (228 a tone);
@@ -17,9 +17,10 @@ Why the role: it is the one label of which every tone has the same number of equ
 judge within 10 points), and it has to be told from clothes and tools, not from the skin. The subgroup has too few
 drawings outside person-role, and gender is what the audit groups by.
 
-Printed: how often the honest model failed the gate, and how often the unfair one passed it, with 95 % limits. Repeats
-share one set of features, so these are rates over splits and shuffles, not over trainings. And drawings are not people:
-this tests the auditor, and says nothing about any model's fairness to people.
+Printed: how often the honest model failed the gate, and how often the unfair one passed it, with 95 % limits (for
+independent trials, which the repeats of one model are not quite). Held (exit 6) is neither: the interval reaches over
+the tolerance, and a model may really be a few points worse on light skin against the white ground. And drawings are not
+people: this tests the auditor, and says nothing about any model's fairness to people.
 """
 
 # ruff: noqa: S603, S607, T201
@@ -47,6 +48,7 @@ from seerctl.stats import wilson
 FOLDS = ("man", "woman", "person")
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 GATE_FAILED = 3
+VERDICTS = {0: "passed", GATE_FAILED: "failed", 6: "held"}
 
 POLICY = """
 title = "As accurate for every skin tone and gender of the emoji"
@@ -107,6 +109,9 @@ flip = 0.0
 
 [schedule]
 steps = {steps}
+
+[run]
+seed = {seed}
 """
 
 
@@ -125,19 +130,26 @@ def write_table(emoji: Path, table: Path) -> int:
     return len(rows)
 
 
-def features_of(emoji: Path, out: Path, steps: int, size: int) -> Path:
-    """Drawings to features: ingest, shard, pretrain and extract, as a shell would call them."""
+def shell(command: str, where: Path) -> None:
+    """A pipe of seerctl commands, as a shell would run them."""
+    command = command.replace("seerctl ", f"'{sys.executable}' -m seerctl ")
+    subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=where, check=True)
+
+
+def write_shards(emoji: Path, out: Path) -> None:
+    """The drawings as a shard set, out/shards."""
     drawings = write_table(emoji, out / "table.csv")
-    print(f"{drawings} drawings of {drawings // len(FOLDS) // len(TONES)} roles")
-    (out / "emoji.toml").write_text(RECIPE.format(steps=steps, size=size), encoding="utf-8")
-    seerctl = f"'{sys.executable}' -m seerctl"
-    for command in (
-        f"{seerctl} ingest table.csv | {seerctl} shard -o shards",
-        f"{seerctl} pretrain --recipe ./emoji.toml --data shards -o run",
-        f"{seerctl} extract --model run --data shards --size {size} -o features.h5",
-    ):
-        subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=out, check=True)
-    return out / "features.h5"
+    print(f"{drawings} drawings of {drawings // len(FOLDS) // len(TONES)} roles", flush=True)
+    shell("seerctl ingest table.csv | seerctl shard -o shards", out)
+
+
+def features_of(model: int, out: Path, steps: int, size: int) -> Path:
+    """Train the model with seed `model` on out/shards, and extract its features of them."""
+    recipe = RECIPE.format(steps=steps, size=size, seed=model)
+    (out / f"recipe-{model}.toml").write_text(recipe, encoding="utf-8")
+    shell(f"seerctl pretrain --recipe ./recipe-{model}.toml --data shards -o run-{model}", out)
+    shell(f"seerctl extract --model run-{model} --data shards --size {size} -o features-{model}.h5", out)
+    return out / f"features-{model}.h5"
 
 
 def write_rows(source: Path, target: Path, rows: np.ndarray, shuffled: np.ndarray | None = None) -> None:
@@ -204,7 +216,7 @@ class Proof:
             "audit", "--fairness", "--robustness", "--predictions", table, "--features", self.features,
             "--policy", self.out / "policy.toml", "-o", directory, "--overwrite",
         )  # fmt: skip
-        if code not in (0, GATE_FAILED, 6):
+        if code not in VERDICTS:
             sys.exit(f"emoji_audit: the audit ended with {code}")
         report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
         found = {check["id"]: check["comparisons"] for check in report["checks"]}
@@ -220,9 +232,9 @@ def rate(events: int, trials: int) -> str:
     return f"{events} of {trials} (95 % limits {float(found.low):.1%} to {float(found.high):.1%})"
 
 
-def prove(proof: Proof, repeats: int) -> dict[str, int]:
-    """Judge both models `repeats` times; counts of what went wrong."""
-    wrong = {"honest failed": 0, "unfair passed": 0, "unfair held": 0, "wrong tones failed": 0}
+def prove(proof: Proof, repeats: int) -> Counter[str]:
+    """Judge both models `repeats` times; how often each verdict came, and how often other tones failed."""
+    seen: Counter[str] = Counter()
     for repeat in range(repeats):
         generator = np.random.default_rng(repeat)
         folds, tone = proof.folds(generator), TONES[repeat % len(TONES)]
@@ -232,13 +244,9 @@ def prove(proof: Proof, repeats: int) -> dict[str, int]:
             code, failed, numbers = proof.judge(table, name)
             planted = f"  failed: {', '.join(failed) or 'none'} (planted: {tone})" if unfair_to else ""
             print(f"{repeat:3d} {name:7} exit {code}  {numbers}{planted}", flush=True)
-            if name == "honest":
-                wrong["honest failed"] += code == GATE_FAILED
-            else:
-                wrong["unfair passed"] += code == 0
-                wrong["unfair held"] += code not in (0, GATE_FAILED)
-                wrong["wrong tones failed"] += failed != [tone]
-    return wrong
+            seen[f"{name} {VERDICTS[code]}"] += 1
+            seen["wrong tones"] += unfair_to != "" and failed != [tone]
+    return seen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -246,21 +254,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Can the audit tell a fair model from an unfair one?")
     parser.add_argument("emoji", type=Path, help="folder with metadata.csv and the pictures it names")
     parser.add_argument("--out", type=Path, default=Path("emoji-audit"), help="where everything is written")
-    parser.add_argument("--repeats", type=int, default=10, help="splits and shuffles")
+    parser.add_argument("--models", type=int, default=1, help="trainings, each from its own seed")
+    parser.add_argument("--repeats", type=int, default=10, help="splits and shuffles of each")
     parser.add_argument("--steps", type=int, default=200, help="of pretraining, batches of 64")
     parser.add_argument("--size", type=int, default=48, help="side of the pictures in pixels")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    features = options.out / "features.h5"
-    if not features.exists():
-        features_of(options.emoji, options.out, options.steps, options.size)
-    wrong = prove(Proof(features, options.out), options.repeats)
-    print(f"honest model failed the gate: {rate(wrong['honest failed'], options.repeats)}")
-    print(f"unfair model passed the gate: {rate(wrong['unfair passed'], options.repeats)}")
-    print(f"unfair model held as inconclusive: {wrong['unfair held']}; other tones than the planted one alone failed: "
-          f"{wrong['wrong tones failed']}")  # fmt: skip
+    seen: Counter[str] = Counter()
+    for model in range(options.models):
+        features = options.out / f"features-{model}.h5"
+        if not features.exists():
+            if not (options.out / "shards").exists():
+                write_shards(options.emoji, options.out)
+            features_of(model, options.out, options.steps, options.size)
+        seen += prove(Proof(features, options.out), options.repeats)
+    trials = options.models * options.repeats
+    print(f"honest model failed the gate: {rate(seen['honest failed'], trials)}; passed {seen['honest passed']}, "
+          f"held {seen['honest held']}")  # fmt: skip
+    print(f"unfair model passed the gate: {rate(seen['unfair passed'], trials)}; failed {seen['unfair failed']}, "
+          f"held {seen['unfair held']}")  # fmt: skip
+    print(f"other tones than the planted one alone failed: {seen['wrong tones']}")
     print("Drawings are not people: this is about the auditor, not about any model's fairness to people.")
-    return GATE_FAILED if any(wrong.values()) else 0
+    wrong = seen["honest failed"] + seen["unfair passed"] + seen["unfair held"] + seen["wrong tones"]
+    return GATE_FAILED if wrong else 0
 
 
 if __name__ == "__main__":
