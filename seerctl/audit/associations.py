@@ -162,17 +162,16 @@ def _share(top: NDArray[np.int32], hit: NDArray[np.bool_], classes: Sequence[str
 def _ranked(table: Predictions, check: SuiteCheck) -> tuple[NDArray[np.int32], NDArray[np.float64], tuple[str, ...]]:
     """The k best classes of each row, their scores, and the names that the codes stand for."""
     k = TOP if check.k is None else check.k
-    if table.top.shape[1] < k and table.full is not None:
-        top, scores = table.full.top(k)
-        return top, scores, table.full.classes
+    top, scores = table.top[:, :k], table.top_scores[:, :k]
+    absent = (np.isnan(scores) & (top >= 0)).any(axis=1)
+    if table.full is not None and (top.shape[1] < k or absent.any()):
+        return *table.full.top(k), table.full.classes
     if table.top.shape[1] < min(k, len(table.classes)):
         has = f"it has top1 to top{table.top.shape[1]}" if table.top.shape[1] else "it has no top1, top2, ..."
         raise UsageError(
             f"check '{check.id}': {check.metric} with k = {k} needs top1 to top{k} in the table, {has}",
             "Write more ranks, give the file of full scores, or lower 'k'",
         )
-    top, scores = table.top[:, :k], table.top_scores[:, :k]
-    absent = (np.isnan(scores) & (top >= 0)).any(axis=1)
     if absent.any():
         raise InputError(
             f"check '{check.id}': row {int(np.argmax(absent)) + 1} names classes without their scores",

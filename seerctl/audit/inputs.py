@@ -67,9 +67,8 @@ def read_table(
     """
     header = table_header(path)
     wanted = {check.id: found for check in checks if (found := needs(check)) is not None}
-    if scores is None:
-        for name, need in wanted.items():
-            _check_header(path, name, need, header)
+    for name, need in wanted.items():
+        _check_header(path, name, need, header, scores is not None)
     table = read_predictions(
         path,
         columns,
@@ -84,11 +83,13 @@ def read_table(
     return replace(table, full=open_scores(scores, table.keys))
 
 
-def _check_header(path: Path, check: str, need: Needs, header: Sequence[str]) -> None:
+def _check_header(path: Path, check: str, need: Needs, header: Sequence[str], full: bool) -> None:
     if need.score and "score" not in header:
         raise UsageError(
             f"{path}: no column 'score', which check '{check}' needs", "Write the prediction's probability"
         )
+    if full:
+        return
     if need.ranks > 1 and "top1" not in header:
         raise UsageError(
             f"{path}: check '{check}' needs top1 to top{need.ranks}, it has no top1, top2, ...",

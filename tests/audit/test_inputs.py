@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seerctl.audit.associations import measure
 from seerctl.audit.inputs import needs, read_table
 from seerctl.audit.policy import Check, SuiteCheck
 from seerctl.errors import InputError, UsageError
@@ -54,6 +55,12 @@ def test_full_scores_stand_in_for_ranks(tmp_path: Path) -> None:
     assert read.full is not None
     assert read.full.classes == ("cat", "dog")
     assert list(read.columns) == ["g"]
+    path.write_text("key,label,prediction,top1,g\n" + "".join(f"k{row},cat,cat,cat,x\n" for row in range(4)))
+    harm = check("label_association", labels="miap:possibly_non_human", k=1, at=0.5)
+    (found,) = measure(read_table(path, [harm], ["g"], scores=tmp_path / "s.h5"), harm, ("g",))
+    assert found.evidence["value"] == 1.0
+    with pytest.raises(UsageError, match="no column 'score', which check 'c' needs"):
+        read_table(path, [check("overconfidence")], ["g"], scores=tmp_path / "s.h5")
 
 
 def test_labels_and_lists_are_taken_where_every_check_can(tmp_path: Path) -> None:
