@@ -159,9 +159,14 @@ def balance_set(
     with ShardSet.open(data) as shards:
         names = list(dict.fromkeys([*(name for grouping in groupings for name in grouping), *labels]))
         metadata = read_metadata(shards, sources(names, made))
-        columns = derive(metadata.columns, names, made, shards.location)
         where = shards.location
-        lineage = {"made_by": "audit --balance", "index_sha256": shards.sha256, "settings": _as_json(settings, targets)}
+        columns = derive(metadata.columns, names, made, where)
+        lineage = {
+            "made_by": "audit --balance",
+            "index_sha256": shards.sha256,
+            "sources": {"data": where},
+            "settings": _as_json(settings, targets),
+        }
         blank = SampleWeights(metadata.keys, np.ones(len(metadata)), shards.sha256, lineage)
     return balance(columns, groupings, settings, targets or {}, blank, where)
 
