@@ -1,4 +1,4 @@
-"""What several corruptions are made of: blurs, resampling and random fields, in plain numpy.
+"""What several corruptions are made of: blurs, resampling and random fields, in numpy (transforms by scipy's FFT).
 
 No matrix products: what BLAS adds up depends on the number of threads in the last bits, and a pixel must not.
 """
@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 Floats = NDArray[np.float32]
 TRUNCATE = 4.0  # standard deviations that a Gaussian reaches, as in scipy and scikit-image
@@ -47,28 +48,16 @@ def convolve(image: Floats, kernel: bytes, side: int) -> Floats:
     reach = side // 2
     height, width = image.shape[:2]
     padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), "reflect")
-    shape = (_fast(height + 2 * reach), _fast(width + 2 * reach))
-    spectrum = np.fft.rfft2(padded, shape, axes=(0, 1)) * _transformed(kernel, side, shape)[:, :, None]
-    whole = np.fft.irfft2(spectrum, shape, axes=(0, 1))
-    return whole[2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width].astype(np.float32)
-
-
-@lru_cache(maxsize=64)
-def _fast(length: int) -> int:
-    """The first number from `length` on without a prime factor above 5."""
-    while True:
-        rest = length
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return length
-        length += 1
+    shape = (fft.next_fast_len(height + 2 * reach, real=True), fft.next_fast_len(width + 2 * reach, real=True))
+    spectrum = fft.rfft2(padded, shape, axes=(0, 1)) * _transformed(kernel, side, shape)[:, :, None]
+    whole = fft.irfft2(spectrum, shape, axes=(0, 1))
+    found: Floats = whole[2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width].astype(np.float32)
+    return found
 
 
 @lru_cache(maxsize=16)
 def _transformed(kernel: bytes, side: int, shape: tuple[int, int]) -> NDArray[np.complexfloating]:
-    return np.fft.rfft2(np.frombuffer(kernel, np.float32).reshape(side, side), shape)
+    return np.asarray(fft.rfft2(np.frombuffer(kernel, np.float32).reshape(side, side), shape))
 
 
 def streaks(image: Floats, radius: float, sigma: float, degrees: float) -> Floats:
