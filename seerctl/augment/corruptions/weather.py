@@ -39,8 +39,8 @@ def frost(pixels: Pixels, level: Level, scale: float, generator: np.random.Gener
     """Ice on a window pane. level: weights of the picture and of the ice.
 
     ImageNet-C lays crops of six photographs of frost over the picture. Here the ice is drawn: needles (ridges of noise
-    that is stretched along three directions 60 degrees apart), thicker towards the borders of the picture. The weights
-    are the published ones; the ice is fresh for every picture instead of one of six.
+    that is stretched along three directions 60 degrees apart), thicker towards the borders of the picture, fresh
+    for every picture instead of one of six.
     """
     ice = _ice(pixels.shape[0], pixels.shape[1], generator)
     return np.asarray(level[0] * pixels.astype(np.float32) + (255 * level[1]) * ice[:, :, None] * ICE, dtype=np.float32)
