@@ -139,47 +139,55 @@ def measure_table(
     """The comparisons of a table in memory; `plan` holds the groupings of each check by its id."""
     checks = [check for check in policy.check if check.id in plan]
     counted = [check for check in checks if isinstance(check, Check)]
-    before: NDArray[np.int32] | None = None
-    compares = any(check.against == "baseline" for check in checks)
-    if compares and baseline is None:
-        check = next(check for check in checks if check.against == "baseline")
-        raise UsageError(f"check '{check.id}' compares with a baseline", "Pass --baseline report.json")
-    if baseline is not None and baseline.predictions is not None and any(c.against == "baseline" for c in counted):
-        table, before = align(table, baseline)
-    if baseline is not None and compares:
-        baseline.check_rows(inputs.get("rows_sha256"))
-    names = dict.fromkeys(name for found in plan.values() for grouping in found for name in grouping)
-    columns = {name: table.columns[name].coded() for name in names}
-    _check_levels(columns)
-    blocks: list[Comparisons] = []
-    rows = _labelled(table, columns, before, policy.data.cluster)
+    scored = [check for check in checks if isinstance(check, SuiteCheck)]
+    table, before, limits = _baseline_of(table, checks, baseline, inputs.get("rows_sha256"))
+    if counted and table.truth is not None:
+        raise UsageError(
+            f"check '{counted[0].id}': {counted[0].metric} needs one label a row, and the table has lists",
+            "mean_average_precision and hit_at_k judge such tables",
+        )
     groupings = list(dict.fromkeys(grouping for found in plan.values() for grouping in found))
+    columns = {name: table.columns[name].coded() for name in dict.fromkeys(n for g in groupings for n in g)}
+    _check_levels(columns)
+    rows = _labelled(table, columns, before, policy.data.cluster)
     counts: dict[Grouping, GroupCounts] = {}
     if len(rows.label):  # not of a table without labels, or with lists of them
         counts = count(rows.label, rows.prediction, len(table.classes), rows.columns, groupings)
-    if counted:
-        if table.truth is not None:
-            raise UsageError(
-                f"check '{counted[0].id}': {counted[0].metric} needs one label a row, and the table has lists",
-                "mean_average_precision and hit_at_k judge such tables",
-            )
-        blocks += _counted(counted, plan, policy, rows, counts, baseline)
-    published: dict[str, Table] = {}
-    left_out = int((~table.labelled).sum())
-    if all(isinstance(check, SuiteCheck) and _module_of(check) == ASSOCIATIONS for check in checks):
-        left_out = 0
-    for check in checks:
-        if isinstance(check, SuiteCheck):
-            blocks.append(with_reported(_scored(check, plan[check.id], table, policy), baseline))
-            published |= {t.title: t for t in getattr(importlib.import_module(_module_of(check)), "REFERENCE", ())}
+    blocks: list[Comparisons] = [*_counted(counted, plan, policy, rows, counts, baseline)] if counted else []
+    blocks += [with_reported(_scored(check, plan[check.id], table, policy), baseline) for check in scored]
+    needs_labels = bool(counted) or any(_module_of(check) != ASSOCIATIONS for check in scored)
+    left_out = int((~table.labelled).sum()) if needs_labels else 0
     return Part(
         "fairness",
         blocks,
-        section_of(SuiteResult("fairness", (), tuple(published.values()))) if published else {},
+        _published(scored),
         groups=[_description(counts[grouping]) for grouping in groupings if grouping in counts],
         inputs={**inputs, "rows": len(table), "unlabelled": left_out, "classes": len(table.classes)},
-        limits=[*LIMITS, *(baseline.limits if baseline is not None and compares else [])],
-    )  # fmt: skip
+        limits=[*LIMITS, *limits],
+    )
+
+
+def _baseline_of(
+    table: Predictions, checks: Sequence[AnyCheck], baseline: Baseline | None, digest: str | None
+) -> tuple[Predictions, NDArray[np.int32] | None, list[str]]:
+    """The table with the baseline's classes too, the baseline's predictions on its rows, and what that cannot show."""
+    comparing = [check for check in checks if check.against == "baseline"]
+    if not comparing:
+        return table, None, []
+    if baseline is None:
+        raise UsageError(f"check '{comparing[0].id}' compares with a baseline", "Pass --baseline report.json")
+    before = None
+    if baseline.predictions is not None and any(isinstance(check, Check) for check in comparing):
+        table, before = align(table, baseline)
+    baseline.check_rows(digest)
+    return table, before, baseline.limits
+
+
+def _published(checks: Sequence[SuiteCheck]) -> dict[str, Any]:
+    """The section with what is published of the metrics of `checks`; empty where nothing is."""
+    modules = [importlib.import_module(_module_of(check)) for check in checks]
+    tables: list[Table] = [table for module in dict.fromkeys(modules) for table in getattr(module, "REFERENCE", ())]
+    return section_of(SuiteResult("fairness", (), tuple(tables))) if tables else {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
