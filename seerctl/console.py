@@ -121,10 +121,9 @@ def emit(result: Mapping[str, object], output_format: str, text: str) -> None:
     if output_format == "text":
         click.echo(text)
     else:
-        import json
+        from seerctl.files import json_text
 
-        indent = 2 if output_format == "json" else None
-        click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False, indent=indent))
+        click.echo(json_text(result, indent=2 if output_format == "json" else None))
 
 
 def binary_stdout(command: str) -> BinaryIO:

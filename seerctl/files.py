@@ -93,13 +93,23 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             raise
 
 
+def json_text(value: object, indent: int | None = None) -> str:
+    """`value` as JSON that UTF-8 can hold: lone surrogates, which names from strangers may have, stay escapes.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    import json
+    import re
+
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON with a final newline, atomically; NaN is refused."""
-    import json
-
     with atomic_write(path, "w") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+        file.write(json_text(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:

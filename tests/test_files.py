@@ -40,6 +40,13 @@ def test_a_failed_rewrite_keeps_the_old_content(tmp_path: Path) -> None:
     assert path.read_bytes().endswith(b"}\n")
 
 
+def test_names_that_utf8_cannot_hold_stay_json(tmp_path: Path) -> None:
+    value = {"name \udfff": ["\ud800x", "\U0001f600 ü"]}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    assert "\U0001f600 ü" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
 def test_the_machines_faults_are_exit_7(tmp_path: Path) -> None:
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
         with pytest.raises(EnvironmentFault) as caught, blame(tmp_path / "x"):
