@@ -111,8 +111,10 @@ def _measured(evidence: Any) -> Mapping[str, Any]:
 
 
 def evidence_of(record: Record) -> list[tuple[str, str]]:
-    """What a reader needs to act on a failure: keys, files, counts; not the numbers that a table shows already."""
+    """What a reader needs to act on a failure: keys, files, pairs; not numbers alone, which the table shows already."""
     found = {name: value for name, value in (record.get("evidence") or {}).items() if name not in ("value", "rest")}
+    if all(isinstance(value, (int, float)) for value in found.values()):
+        return []
     return list(facts(found))
 
 
