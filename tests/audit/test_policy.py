@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seerctl.audit.groups import Bin, Map, derive, sources
-from seerctl.audit.policy import Check, Policy, SuiteCheck, load_policy, parse_grouping
+from seerctl.audit.policy import SHIPPED, Check, Policy, SuiteCheck, load_policy, parse_grouping
 from seerctl.columns import Column
 from seerctl.errors import InputError, UsageError
 
@@ -231,3 +231,11 @@ def test_made_columns_beside_and_in_place_of_their_source() -> None:
     )  # fmt: skip
     with pytest.raises(InputError, match="t: no column 'age'"):
         derive({}, ["old"], recipes, "t")
+
+
+def test_what_the_shipped_default_shows_in_comments_is_a_policy(tmp_path: Path) -> None:
+    comments = (SHIPPED / "default.toml").read_text().split("# What else a policy may say:\n")[1]
+    policy = load(tmp_path, "\n".join(line.removeprefix("#   ") for line in comments.splitlines()))
+    assert [check.against for check in policy.check] == ["baseline", "threshold"]
+    assert (policy.data.cluster, policy.stats.method) == ("household", "bootstrap")
+    assert set(policy.recipes) == {"age", "skin"}
