@@ -34,6 +34,7 @@ _EMAIL = re.compile(rb"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}([A-Z
 _MAX_BLOCK = 1 << 22  # bytes of one block that are looked at
 _MAX_STEPS = 20_000  # chunks, boxes, segments of one file
 _MAX_TAGS = 4096
+_MAX_TRIES = 2000  # places of one block at which a value is looked for
 _MAX_PICTURES = 16  # in one file, as a phone's MPO holds several
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 129: 1}
 
@@ -62,10 +63,8 @@ _XMP_NAMES: dict[str, tuple[str, ...]] = {
     "comment": ("description", "title", "UserComment", "Headline", "ImageDescription"),
 }  # fmt: skip
 _XMP_KIND = {name: kind for kind, names in _XMP_NAMES.items() for name in names}
-_XMP = re.compile(
-    rb":(" + b"|".join(name.encode() for name in sorted(_XMP_KIND, key=len, reverse=True)) + rb")"
-    rb"(?:\s{0,9}=\s{0,9}[\"'][^\"'<>]|(?:\s[^<>]{0,300})?(?<!/)>\s{0,999}(?:[^<\s]|<rdf:))"
-)
+_XMP = re.compile(rb":(" + b"|".join(name.encode() for name in sorted(_XMP_KIND, key=len, reverse=True)) + rb")[\s=>]")
+_VALUE = re.compile(rb"\s{0,9}=\s{0,9}[\"'][^\"'<>]|(?:\s[^<>]{0,300})?(?<!/)>\s{0,999}(?:[^<\s]|<rdf:)")
 _FACE = re.compile(rb"mwg-rs:Type(?:\s{0,9}=\s{0,9}[\"']|>\s{0,9})Face")
 _IPTC: dict[int, str] = {
     80: "owner", 85: "owner", 110: "owner", 116: "owner", 118: "owner", 122: "owner", 90: "place", 92: "place",
@@ -94,7 +93,15 @@ def personal_metadata(data: bytes) -> frozenset[str]:
 
 def holds_email(text: bytes) -> bool:
     """Whether an e-mail address stands in `text`; icon@2x.png is none."""
-    return b"@" in text and any(match[1].decode().lower() not in IMAGE_EXTENSIONS for match in _EMAIL.finditer(text))
+    at = text.find(b"@")
+    for _ in range(_MAX_TRIES):
+        if at < 0:
+            return False
+        for match in _EMAIL.finditer(text[max(0, at - 64) : at + 600]):
+            if match[1].decode().lower() not in IMAGE_EXTENSIONS:
+                return True
+        at = text.find(b"@", at + 1)
+    return False
 
 
 # -------------------------------------------------------------------------------------------------------- containers
@@ -416,8 +423,15 @@ def _tag(place: str, tag: int, body: bytes, found: set[str]) -> None:
 def xmp(data: bytes, found: set[str]) -> None:
     """Kinds in an XMP packet: names of properties that have a value, in whatever namespace prefix."""
     data = _narrow(data[:_MAX_BLOCK])
+    tries = _MAX_TRIES
     for match in _XMP.finditer(data):
-        found.add(_XMP_KIND[match[1].decode()])
+        kind = _XMP_KIND[match[1].decode()]
+        if kind not in found:
+            tries -= 1
+            if _VALUE.match(data, match.end(1)):
+                found.add(kind)
+            if not tries:
+                break
     if _FACE.search(data):
         found.add("person")
     if b"xmpGImg:image" in data:

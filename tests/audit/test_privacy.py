@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, PngImagePlugin
 
-from seerctl.audit.metadata import KINDS, personal_metadata
+from seerctl.audit.metadata import KINDS, personal_metadata, xmp
 from seerctl.audit.policy import SuiteCheck
 from seerctl.audit.privacy import METRICS, audit_privacy, personal_text
 from seerctl.audit.suite import Finding, SuiteResult
@@ -264,6 +264,13 @@ def test_bombs_loops_and_endless_counts_are_bounded() -> None:
     for data in (segment(saved(), 0xE1, loop), segment(saved(), 0xE1, huge), png, saved(xmp=regex[:60_000]),
                  b"II*\0\x08\0\0\0" + regex, saved("WEBP", xmp=regex)):  # fmt: skip
         personal_metadata(data)
+
+
+def test_blocks_made_to_be_slow_to_search_are_not() -> None:
+    for block in (b":City " * 700_000, b":creator  =" * 350_000, b"a@a." * 1_000_000, b"a" * 4_000_000 + b"@"):
+        found: set[str] = set()
+        xmp(block, found)
+        assert not found
 
 
 def test_other_files_hold_nothing_that_is_looked_for() -> None:
