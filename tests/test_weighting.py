@@ -44,6 +44,33 @@ def test_keys_and_columns_are_those_of_the_samples(shards: ShardSet) -> None:
         read_metadata(shards, ["labl"])
 
 
+@pytest.mark.parametrize("remembered", [1, 2, 1 << 16])
+def test_samples_that_say_the_same_are_parsed_once_and_others_not(
+    tmp_path: Path, remembered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a column is called as the field after the columns, which ends their text too early."""
+    monkeypatch.setattr("seerctl.shards.metadata._REMEMBERED", remembered)
+    kinds: list[dict[str, object]] = [
+        {"a": {"x": 1}, "format": "p", "z": 1}, {"a": {"x": 1}, "format": "q", "z": 2}, {"a": "}", "z": 3}, {"z": 4.5},
+        {"a": '},"format":"', "z": 5}, {"a": "b", "z": 6}, {"a": "", "z": 7}, {"é": 1, "z": 8},
+    ]  # fmt: skip
+    values = [kinds[number * 5 % 8] for number in range(40)]
+    big = [bytes([number]) * (20 if number % 3 else 40_000) for number in range(40)]
+    shards_of(
+        tmp_path / "set",
+        stream_of((data, meta_of(data, "x", columns)) for data, columns in zip(big, values, strict=True)),
+    )
+    with ShardSet.open(tmp_path / "set") as shards:
+        found = read_metadata(shards, ["z", "format", "a"])
+        metas = [sample.meta["columns"] for sample in shards]
+        keys = [sample.key.encode() for sample in shards]
+    assert found.keys.tolist() == keys
+    assert found.columns["z"].values.tolist() == [meta["z"] for meta in metas]
+    assert found.columns["format"].texts() == [meta.get("format", "") for meta in metas]
+    names = [meta.get("a", "") for meta in metas]
+    assert found.columns["a"].texts() == [name if isinstance(name, str) else json.dumps(name) for name in names]
+
+
 @pytest.mark.parametrize("damage", ["cut", "json", "offsets", "missing"])
 def test_damaged_shards_are_named(shards: ShardSet, damage: str) -> None:
     shard = Path(shards.location) / "shard-000003.tar"

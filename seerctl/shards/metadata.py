@@ -1,13 +1,15 @@
 """All samples' columns of a shard set, from the `<key>.json` members alone: no picture is read, none is decoded.
 
-Of each sample two small reads are made, its first header and its json; what is held are 12 bytes a row and column, and
-the distinct names of text columns.
+Of each sample two small reads are made, its first header and its json (or one, where it is small); what is held are up
+to 12 bytes a row and column, and the distinct names of text columns.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,10 @@ from seerctl.stream.ustar import BLOCK, TarError, padded, parse
 
 KEY = "S25"
 _BATCH = 1024  # samples between two calls of `progress`
+_SMALL = 1 << 14  # bytes of a sample that are read at once, picture and all
+_REMEMBERED = 1 << 16  # different texts of columns that are known by heart
+_NAME = re.compile(rb"([0-9a-f]{16}-[0-9a-f]{8})\.[a-z0-9]{1,8}\0")
+_BEFORE, _AFTER = b'{"columns":', b',"format":'
 _DAMAGE = "Run 'seerctl inspect DIR --verify'"
 
 
@@ -63,21 +69,62 @@ def read_metadata(shards: ShardSet, names: Sequence[str], progress: Callable[[in
         InputError: a shard is missing, cut or damaged; the message names it.
     """
     check_columns(shards, names)
-    builders = {name: ColumnBuilder() for name in names}
-    appends = [(name, builder.append) for name, builder in builders.items()]
-    keys = bytearray()
+    keys, rows = bytearray(), _Rows(names)
     for entry in shards.index["shardlist"]:
-        for number, (key, meta) in enumerate(_shard(shards.path.parent / entry["url"], entry), 1):
+        path = shards.path.parent / entry["url"]
+        for number, (key, text) in enumerate(_shard(path, entry), 1):
             keys += key
-            values = meta["columns"]
-            for name, append in appends:
-                append(values.get(name))
+            rows.add(text, path, key)
             if progress is not None and number % _BATCH == 0:
                 progress(_BATCH)
         if progress is not None:
             progress(int(entry["nsamples"]) % _BATCH)
-    found = {name: builder.finish() for name, builder in builders.items()}
-    return Metadata(np.frombuffer(bytes(keys), dtype=KEY), found)
+    return Metadata(np.frombuffer(bytes(keys), dtype=KEY), rows.finish())
+
+
+class _Rows:
+    """Columns from the jsons of samples, of which equal ones are parsed once: most of a set repeats a few thousand.
+
+    Keys of our jsons are sorted, so that the text between `{"columns":` and `,"format":` is that of the columns if it
+    is JSON by itself.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.builders = {name: ColumnBuilder() for name in names}
+        self.appends = [(name, builder.append) for name, builder in self.builders.items()]
+        self.seen: dict[bytes, int] = {}  # text to the row of the builders that holds it
+        self.rows = array("q")
+        self.built = 0
+
+    def add(self, text: bytes, path: Path, key: bytes) -> None:
+        """The columns of the next sample."""
+        part = text[len(_BEFORE) : text.find(_AFTER)] if text.startswith(_BEFORE) else b""
+        row = self.seen.get(part, -1)
+        if row < 0:
+            row = self._new(part, decode_meta(text, f"{path}: {key.decode()}.json")["columns"])
+        self.rows.append(row)
+
+    def _new(self, part: bytes, columns: dict[str, Any]) -> int:
+        for name, append in self.appends:
+            append(columns.get(name))
+        row, self.built = self.built, self.built + 1
+        if part and _parsed(part) == columns:
+            if len(self.seen) >= _REMEMBERED:
+                self.seen.clear()
+            self.seen[part] = row
+        return row
+
+    def finish(self) -> dict[str, Column]:
+        """The columns, a row for each sample."""
+        rows = np.frombuffer(self.rows, dtype=np.int64)
+        return {name: builder.finish().take(rows) for name, builder in self.builders.items()}
+
+
+def _parsed(part: bytes) -> object:
+    try:
+        return json.loads(part)
+    except (ValueError, RecursionError):
+        return None
 
 
 def read_keys(shards: ShardSet) -> NDArray[np.bytes_]:
@@ -99,26 +146,57 @@ def read_keys(shards: ShardSet) -> NDArray[np.bytes_]:
     return np.frombuffer(bytes(keys), dtype=KEY)
 
 
-def _shard(path: Path, entry: dict[str, Any]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def _shard(path: Path, entry: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
     """(key, json) of every sample of one shard."""
     descriptor, offsets = _open(path, entry)
     where = str(path)
     with blame(path):
         try:
             for start, end in itertools.pairwise(offsets):
-                key, size = _first(descriptor, start, where)
-                second = start + BLOCK + padded(size)
-                if not second < end:
-                    raise TarError(where, "member", start, "a picture that reaches into the next sample")
-                raw = os.pread(descriptor, end - second, second)
-                name, length = parse(raw[:BLOCK], where, second)
-                if name.encode() != key + b".json" or second + BLOCK + padded(length) != end:
-                    raise TarError(where, "member", second, f"{name!r} is not the json of {key.decode()}")
-                if len(raw) != end - second:
-                    raise InputError(f"{where}: ends inside sample {key.decode()}", _DAMAGE)
-                yield key, decode_meta(raw[BLOCK : BLOCK + length], f"{where}: {name}")
+                yield _sample(descriptor, start, end) or _checked(descriptor, start, end, where)
         finally:
             os.close(descriptor)
+
+
+def _sample(descriptor: int, start: int, end: int) -> tuple[bytes, bytes] | None:
+    """(key, json) of the sample in these bytes; None if they do not look like one, for `_checked` to say why.
+
+    Names, sizes and places have to fit together; sums of headers are left to `inspect --verify`, which costs as much as
+    all the rest here.
+    """
+    extent = end - start
+    raw = os.pread(descriptor, extent if extent <= _SMALL else BLOCK, start)
+    match, size = _NAME.match(raw), raw[124:135]
+    if match is None or not size.isdigit():
+        return None
+    second = BLOCK + padded(int(size, 8)) if not size.strip(b"01234567") else extent
+    if second >= extent:
+        return None
+    tail = raw[second:] if extent <= _SMALL else os.pread(descriptor, extent - second, start + second)
+    key, size = match[1], tail[124:135]
+    if len(tail) != extent - second or not tail.startswith(key + b".json\0") or size.strip(b"01234567") or not size:
+        return None
+    length = int(size, 8)
+    return (key, tail[BLOCK : BLOCK + length]) if second + BLOCK + padded(length) == extent else None
+
+
+def _checked(descriptor: int, start: int, end: int, where: str) -> tuple[bytes, bytes]:
+    """(key, json) of a sample, every byte of its headers checked.
+
+    Raises:
+        InputError: what is wrong with it.
+    """
+    key, size = _first(descriptor, start, where)
+    second = start + BLOCK + padded(size)
+    if not second < end:
+        raise TarError(where, "member", start, "a picture that reaches into the next sample")
+    raw = os.pread(descriptor, end - second, second)
+    name, length = parse(raw[:BLOCK], where, second)
+    if name.encode() != key + b".json" or second + BLOCK + padded(length) != end:
+        raise TarError(where, "member", second, f"{name!r} is not the json of {key.decode()}")
+    if len(raw) != end - second:
+        raise InputError(f"{where}: ends inside sample {key.decode()}", _DAMAGE)
+    return key, raw[BLOCK : BLOCK + length]
 
 
 def _first(descriptor: int, start: int, where: str) -> tuple[bytes, int]:
