@@ -12,12 +12,12 @@ from seerctl.stats import (
     Estimate,
     adjust,
     clustered,
-    correlation_of,
     gap_limits,
     macro,
     macro_gap_z,
     newcombe,
     newcombe_z,
+    shared_spread,
     t_quantile,
     two_sided_p,
     wilson,
@@ -163,7 +163,7 @@ def test_an_estimate_of_a_plain_rate_has_wilsons_limits() -> None:
 )  # fmt: skip
 def test_limits_of_estimates_move_outwards(estimate: Estimate) -> None:
     levels = [0.9, 0.5, 0.1, 0.05, 1e-3, 1e-6, 1e-12, 1e-40, 1e-200]
-    for limits in (estimate.limits, lambda a: gap_limits(estimate, Estimate(0.4, 0.01, freedom=9), a, -0.3)):
+    for limits in (estimate.limits, lambda a: gap_limits(estimate, Estimate(0.4, 0.01, freedom=9), a, 0.6)):
         pairs = [limits(alpha) for alpha in levels]
         assert all(low <= high for low, high in pairs)
         assert all(after[0] <= before[0] and after[1] >= before[1] for before, after in itertools.pairwise(pairs))
@@ -185,9 +185,36 @@ def test_clustered_variance_by_hand() -> None:
     assert clustered(influence, np.array([7, 7, 9, 9])) == (0.0, 2)
     assert clustered(influence, np.array([0, 1, 0, 1])) == (18 / 16 * 2, 2)
     assert clustered(influence, np.array([3, 3, 3, 3])) == (math.inf, 1)
-    one, other = np.array([0, 1, 1]), np.array([0, 1])
-    assert correlation_of(np.array([1.0, 0.0, -1.0]), one, np.array([1.0, -1.0]), other) == pytest.approx(1.0)
-    assert correlation_of(np.array([1.0, 0.0, -1.0]), one, np.array([0.0, 0.0]), other) == 0.0
+
+
+def test_clusters_on_both_sides() -> None:
+    """100 people, seen in light and in dark: what they share cancels, and the limits know."""
+    generator = np.random.default_rng(2)
+    people, sets = 100, 1500
+    light, dark = np.repeat(np.arange(people), 2), np.repeat(np.arange(people), 3)
+    covered, widths = 0, np.zeros(2)
+    for _ in range(sets):
+        p = generator.beta(0.6, 0.3, people)
+        hits = [(generator.random(len(rows)) < p[rows]).astype(float) for rows in (light, dark)]
+        parts = [hit - hit.mean() for hit in hits]
+        one, two = (
+            Estimate(hit.mean(), clustered(part, rows)[0], worth=len(rows), freedom=people - 1)
+            for hit, part, rows in zip(hits, parts, (light, dark), strict=True)
+        )
+        spread = shared_spread(parts[0], light, parts[1], dark)
+        low, high = gap_limits(one, two, 0.05, spread)
+        covered += low <= 0 <= high
+        widths += high - low, np.diff(gap_limits(one, two, 0.05))[0]
+    assert covered / sets == pytest.approx(0.95, abs=0.02)
+    assert widths[0] < 0.65 * widths[1]
+
+
+def test_spread_by_hand() -> None:
+    ups, same = np.array([1.0, -1.0]), np.array([0, 1])
+    assert shared_spread(ups, same, ups, same + 2) == 1.0  # nobody in common
+    assert shared_spread(ups, same, ups, same) == pytest.approx(math.sqrt(8 / 10))  # two alike: little doubt less
+    assert shared_spread(ups, same, -ups, same) == pytest.approx(math.sqrt(2))  # one's gain the other's loss
+    assert shared_spread(np.zeros(2), same, np.zeros(2), same) == 1.0
 
 
 def test_coverage_of_clustered_rates() -> None:

@@ -20,7 +20,7 @@ from seerctl.audit.counts import GroupRows
 from seerctl.audit.suite import Finding
 from seerctl.columns import Column
 from seerctl.errors import UsageError, did_you_mean
-from seerctl.stats import Estimate, Floats, clustered, correlation_of, gap_limits
+from seerctl.stats import Estimate, Floats, clustered, gap_limits, shared_spread
 
 if TYPE_CHECKING:
     from seerctl.audit.policy import SuiteCheck
@@ -95,6 +95,8 @@ def _finding(
     if isinstance(own, str):
         return Finding(check.id, check.metric, math.nan, len(inside), named, cls, reason=own)
     evidence: dict[str, Any] = {"value": own.value, unit: own.n, **own.detail}
+    if clusters is not None:
+        evidence["clusters"] = len(np.unique(clusters[inside]))
     make = functools.partial(Finding, check.id, check.metric, n=own.n, group=named, cls=cls, evidence=evidence)
     few = _too_few(own, check.min_n, unit, None if clusters is None else clusters[inside])
     if rest is None:
@@ -124,11 +126,11 @@ def _gap_interval(
     own: Sample, other: Sample, clusters: NDArray[np.intp] | None, inside: Rows, rest: Rows
 ) -> Callable[[float], tuple[float, float]]:
     if clusters is None:
-        one, two, correlation = own.estimate(None), other.estimate(None), 0.0
+        one, two, spread = own.estimate(None), other.estimate(None), 1.0
     else:
         one, two = own.estimate(clusters[inside]), other.estimate(clusters[rest])
-        correlation = correlation_of(own.influence, clusters[inside], other.influence, clusters[rest])
-    return lambda alpha: gap_limits(one, two, alpha, correlation)
+        spread = shared_spread(own.influence, clusters[inside], other.influence, clusters[rest])
+    return lambda alpha: gap_limits(one, two, alpha, spread)
 
 
 # ---------------------------------------------------------------------------------------------------- what checks say
