@@ -1,9 +1,9 @@
 """The reading plan: which sample comes at which position of an epoch, as a pure function of numbers.
 
 An epoch is cut into blocks of consecutive samples (one contiguous read), the blocks are permuted, and the result is
-shuffled within windows of many blocks. Nothing of the size of the data set is ever held, any rank computes any part by
-itself, and the position of a run is its step number. Permutations are built from SHA-256 and the splitmix64 finaliser
-(Steele et al., OOPSLA 2014) alone, so they stay the same under every version of numpy.
+shuffled within windows of many blocks. Nothing of the size of the data set is held (weights apart), any rank computes
+any part by itself, and the position of a run is its step number. Permutations are built from SHA-256 and the splitmix64
+finaliser (Steele et al., OOPSLA 2014) alone, so they stay the same under every version of numpy.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class WeightedPlan:
     samples out on a line, each as long as its weight, and puts N points at equal distances on it, moved by one uniform
     offset an epoch; slot j takes the sample under point j. Within blocks of consecutive samples the line is in a new
     random order each epoch, so that a pattern in the order of the set cannot fall in step with the points. All of it is
-    integer arithmetic on the weights as multiples of a fixed part of the largest (2^-38 for 10,000,000 samples); only
-    their running sum is held, 8 bytes a sample.
+    integer arithmetic on the weights as multiples of a fixed part of the largest (2^-38 for 10,000,000 samples; what is
+    less than half of that never comes); only their running sum is held, 8 bytes a sample.
     """
 
     def __init__(self, plan: ReadingPlan, weights: npt.NDArray[np.float64]) -> None:
