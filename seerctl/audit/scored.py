@@ -204,7 +204,7 @@ def class_scores(table: Predictions, check: SuiteCheck, names: Sequence[str]) ->
     raise UsageError(
         f"check '{check.id}': {check.metric} needs the scores of all {len(table.classes)} classes, the table ranks "
         f"{table.top.shape[1]}",
-        "Give the file of full scores (HDF5 with keys, scores and classes)",
+        "Pass the file of full scores (--scores; 'probe --scores' writes it)",
     )
 
 
