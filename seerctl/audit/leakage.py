@@ -3,8 +3,11 @@
 Three kinds, each counted over every test sample: exact (the same bytes), near (the perceptual hashes differ in at most
 4 of 64 bits, or the same bytes), and, where feature files are given, similar: the cosine of the features, less the
 training set's mean, is at least what the check says with `at`, or by default 0.95 and so much that not one test sample
-in a thousand is as near to a training sample of another label: features of a weak model are all alike. A score with
-leaked samples is compared with the score without them on the same predictions.
+in a thousand is as near to a training sample of another label: features of a weak model are all alike. Features see
+copies that were shifted or cropped, but take what a model cannot tell apart for the same: `leaked` and `score_gain`
+count by bytes and look, and by features only where the check says from which cosine (`at`).
+
+A score with leaked samples is compared with the score without them on the same predictions.
 
 Source of the question: B. Barz, J. Denzler, "Do We Train on Test Data? Purging CIFAR of Near-Duplicates", J. Imaging 6
 (2020) 41.
@@ -44,11 +47,11 @@ METRICS: dict[str, MetricInfo] = {
     "exact": MetricInfo("Test samples whose bytes are a training sample's", "share", False),
     "near": MetricInfo("Test samples that look like a training sample", "share", False),
     "similar": MetricInfo("Test samples with a training sample's features", "share", False),
-    "leaked": MetricInfo("Test samples that leaked from training in any way", "share", False),
+    "leaked": MetricInfo("Test samples that leaked from training", "share", False),
     "exact_count": MetricInfo("Number of test samples whose bytes are a training sample's", "count", False),
     "near_count": MetricInfo("Number of test samples that look like a training sample", "count", False),
     "similar_count": MetricInfo("Number of test samples with a training sample's features", "count", False),
-    "leaked_count": MetricInfo("Number of test samples that leaked from training in any way", "count", False),
+    "leaked_count": MetricInfo("Number of test samples that leaked from training", "count", False),
     "score_gain": MetricInfo("Accuracy that leaked test samples add", "gap", False),
     "label_conflicts": MetricInfo("Leaked test samples that training labels otherwise", "count", False),
     "repeats": MetricInfo("Test samples that repeat another test sample", "share", False),
@@ -301,10 +304,13 @@ class _Leak:
     scores: Scores | None
 
     def mask(self, kind: str, at: float | None = None) -> Mask | None:
-        """Which test samples leaked in one way; None where that needs features that were not given."""
+        """Which test samples leaked in one way; None where that needs features that were not given.
+
+        leaked: by bytes or look, and, where the check names a cosine, by features too. found: by any sign.
+        """
         if kind == "exact":
             return self.across.exact
-        if kind == "near":
+        if kind == "near" or (kind == "leaked" and at is None):
             return self.across.near
         if self.cosines is None:
             return None if kind == "similar" else self.across.near
@@ -452,7 +458,7 @@ def _score_gain(leak: _Leak, check: SuiteCheck, rows: NDArray[np.int64]) -> Find
 
 
 def _result(leak: _Leak, checks: Sequence[SuiteCheck]) -> SuiteResult:
-    leaked = leak.mask("leaked")
+    leaked = leak.mask("found")
     assert leaked is not None
     rows = np.flatnonzero(leaked)
     rows = rows[np.argsort(leak.across.distance[rows] + 1000 * (leak.across.other[rows] < 0), kind="stable")]
@@ -481,7 +487,7 @@ def _result(leak: _Leak, checks: Sequence[SuiteCheck]) -> SuiteResult:
 
 
 def _counts(leak: _Leak) -> dict[str, Any]:
-    masks = {kind: leak.mask(kind) for kind in ("exact", "near", "similar", "leaked")}
+    masks = {kind: leak.mask(kind) for kind in ("exact", "near", "similar")}
     conflicts = leak.conflicts()
     found: dict[str, Any] = {kind: None if mask is None else int(mask.sum()) for kind, mask in masks.items()}
     found["label_conflicts"] = None if conflicts is None else int(conflicts.sum())
@@ -506,7 +512,7 @@ def _counts_table(leak: _Leak) -> Table:
     total = len(leak.test.rows)
     counts = _counts(leak)
     rows: list[tuple[str | int | float | None, ...]] = []
-    for name in ("exact", "near", "similar", "leaked"):
+    for name in ("exact", "near", "similar"):
         if counts[name] is not None:
             rows.append((METRICS[name].title, counts[name], counts[name] / total))
     if counts["label_conflicts"] is not None:
@@ -549,9 +555,9 @@ def _score_rows(leak: _Leak) -> list[tuple[str | int | float | None, ...]]:
     rows: list[tuple[str | int | float | None, ...]] = []
     kinds: list[tuple[str, Mask]] = [("all", judged)]
     for kind, title in (("exact", "without the same bytes"), ("near", "without the same look"),
-                        ("leaked", "without any leak")):  # fmt: skip
+                        ("found", "without the same features too")):  # fmt: skip
         mask = leak.mask(kind)
-        if mask is not None and (kind != "leaked" or leak.cosines is not None):
+        if mask is not None and (kind != "found" or leak.cosines is not None):
             kinds.append((title, judged & ~mask))
     leaked = leak.mask("leaked")
     assert leaked is not None

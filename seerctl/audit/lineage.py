@@ -102,23 +102,48 @@ class Library:
         return self.known.setdefault(artefact.path.resolve(), artefact)
 
     def walk(self) -> None:
-        """Follow every claim of everything named, and of everything found on the way."""
+        """Follow every claim of everything named, and of everything found on the way.
+
+        What could not be checked is tried again at the end: its other end may have been found by another way.
+        """
         waiting = list(self.named)
         while waiting:
-            artefact = waiting.pop()
-            place = artefact.path.resolve()
-            if place in self._walked:
+            while waiting:
+                waiting += self._visit(waiting.pop())
+            waiting = self._retry()
+
+    def _visit(self, artefact: Artefact) -> list[Artefact]:
+        """Follow the claims of one artefact, once; what they led to."""
+        place = artefact.path.resolve()
+        if place in self._walked:
+            return []
+        self._walked.add(place)
+        self.links += _inside(artefact, self.progress)
+        found = []
+        for claim in artefact.claims:
+            link, other = self._follow(artefact, claim)
+            self.links.append(link)
+            if other is not None:
+                found.append(other)
+                self.links += _same_keys(artefact, other)
+        if artefact.kind == "set":
+            self.links += self._sources(artefact)
+        return found
+
+    def _retry(self) -> list[Artefact]:
+        """Look again for what was not there, now that more is known."""
+        found = []
+        owners = {(str(one.path), one.kind): one for one in self.known.values()}
+        for number, old in enumerate(self.links):
+            owner = owners.get((old.source, old.kind))
+            if old.status != UNKNOWN or not old.claim.sha256 or old.found or owner is None:
                 continue
-            self._walked.add(place)
-            self.links += _inside(artefact, self.progress)
-            for claim in artefact.claims:
-                link, found = self._follow(artefact, claim)
-                self.links.append(link)
-                if found is not None:
-                    waiting.append(found)
-                    self.links += _same_keys(artefact, found)
-            if artefact.kind == "set":
-                self.links += self._sources(artefact)
+            link, other = self._follow(owner, old.claim)
+            if other is not None:
+                self.links[number] = link
+                self.links += _same_keys(owner, other)
+                found.append(other)
+        return found
 
     def _follow(self, artefact: Artefact, claim: Claim) -> tuple[Link, Artefact | None]:
         def link(status: str, found: Artefact | None = None, why: str = "") -> tuple[Link, Artefact | None]:

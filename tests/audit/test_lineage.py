@@ -236,6 +236,23 @@ def test_what_was_moved_is_found_by_its_hash(world: World) -> None:
     assert {link.claim.kind for link in found if link.status != OK} == {"stream"}
 
 
+def test_what_is_found_later_settles_what_was_asked_before(world: World) -> None:
+    """The run names a place where its set no longer is; a report read after it names the place where it is now."""
+    moved = world.root / "moved"
+    shutil.move(world.train, moved)
+    report = world.root / "report.json"
+    digest = ShardSet.open(moved).sha256
+    told = {"schema": "seerctl.audit/1", "inputs": {}, "sections": {"leakage": {"inputs": {
+        "train": {"path": str(moved), "index_sha256": digest}}}}}  # fmt: skip
+    write_json(report, told)
+    for order in ([world.run, report], [report, world.run]):
+        found = links(*order)
+        data = [link for link in found if link.claim.sha256 == digest and link.claim.kind == "set"]
+        assert {(link.kind, link.found) for link in data} == {
+            ("run", str(moved)), ("weights", str(moved)), ("report", str(moved)),
+        }  # fmt: skip
+
+
 def test_keys_of_features_have_to_be_those_of_the_set(world: World) -> None:
     with ShardSet.open(world.test) as shards:
         made = header(weights_sha256=sha256_file(world.weights), index_sha256=shards.sha256)
