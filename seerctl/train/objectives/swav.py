@@ -355,8 +355,7 @@ def padded(crops: Sequence[Tensor]) -> list[tuple[Tensor, list[tuple[int, int]]]
     """
     size = crops[0].shape[-1]
     filled = [F.pad(kind, (0, size - kind.shape[-1], 0, size - kind.shape[-1])) for kind in crops]
-    one = torch.cat(filled).contiguous(memory_format=torch.channels_last)
-    return [(one, [(len(kind), kind.shape[-1]) for kind in crops])]
+    return [(torch.cat(filled), [(len(kind), kind.shape[-1]) for kind in crops])]
 
 
 def _whole(weight: Tensor) -> Tensor:
