@@ -88,13 +88,15 @@ def shard(
     moment. The index keeps the hashes of what went: 'audit --lineage' names models that saw it, --append leaves it out.
     """
     if drop is not None:
-        others = {"STREAM": streams_, "--split": split, "--streams": streams, "--dedup": dedup, "--append": append,
+        others = {"STREAM": streams_, "--split": split, "--streams": streams, "--dedup": dedup, "--jobs": jobs, "--append": append,
                   "--overwrite": overwrite}  # fmt: skip
         clash = next((name for name, value in others.items() if value), None)
         if clash is not None:
             raise UsageError(f"shard: --drop takes no {clash}", "Only -o DIR goes with it")
         _drop(drop, output)
         return
+    if jobs is not None and dedup is None:
+        raise UsageError("shard: --jobs is for looking at pictures", "Pass --dedup near too, or leave it out")
     from seerctl.shards.setwriter import ShardOptions
     from seerctl.shards.split import Split
     from seerctl.shards.writer import write_shards

@@ -98,7 +98,9 @@ def test_what_goes_wrong_is_said(
         ShardSet.open(tmp_path / "set")
 
 
-@pytest.mark.parametrize("arguments", [("--maxsize", "0"), ("--maxsize", "5X"), ("--maxcount", "0")])
+@pytest.mark.parametrize(
+    "arguments", [("--maxsize", "0"), ("--maxsize", "5X"), ("--maxcount", "0"), ("--jobs", "2"), ("--dedup", "far")]
+)
 def test_wrong_options_are_usage(seerctl: Run, tmp_path: Path, arguments: tuple[str, str]) -> None:
     assert seerctl("shard", "-o", tmp_path / "set", *arguments).exit_code == ExitCode.USAGE
 
