@@ -88,8 +88,8 @@ def shard(
     moment. The index keeps the hashes of what went: 'audit --lineage' names models that saw it, --append leaves it out.
     """
     if drop is not None:
-        others = {"STREAM": streams_, "--split": split, "--streams": streams, "--dedup": dedup, "--jobs": jobs, "--append": append,
-                  "--overwrite": overwrite}  # fmt: skip
+        others = {"STREAM": streams_, "--split": split, "--streams": streams, "--dedup": dedup, "--jobs": jobs,
+                  "--append": append, "--overwrite": overwrite}  # fmt: skip
         clash = next((name for name, value in others.items() if value), None)
         if clash is not None:
             raise UsageError(f"shard: --drop takes no {clash}", "Only -o DIR goes with it")
