@@ -51,6 +51,8 @@ def test_recipes_and_policies_are_inside_the_wheel(wheel: Path, tmp_path: Path) 
         archive.extractall(tmp_path / "site")
     assert (tmp_path / "site/seerctl/audit/policies/default.toml").is_file()
     assert len(list((tmp_path / "site/seerctl/audit/label_sets").glob("*.toml"))) == 2
+    for name in ("report.html.j2", "report.css"):
+        assert (tmp_path / "site/seerctl/audit/templates" / name).is_file()
     assert (tmp_path / "site/seerctl/py.typed").is_file()
     file, names, size = ask(str(tmp_path / "site"), tmp_path)
     assert Path(str(file)).is_relative_to(tmp_path)

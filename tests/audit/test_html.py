@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Sequence
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from seerctl.audit import report as reports
 from seerctl.audit.fairness import audit_fairness
 from seerctl.audit.policy import load_policy
 from seerctl.audit.report import NO_PAGE, PAGE, html, save
+from seerctl.figures import DARK, LIGHT
 from tests.audit.reports import check, every_suite, record
 
 MAX = 2_000_000
@@ -290,6 +294,49 @@ def test_tables_of_suites_are_cut_too() -> None:
         {"title": f"t{i}", "columns": ["a", "b"], "rows": [["x" * 300, 0.5]] * 2000, "note": ""} for i in range(30)
     ]
     assert len(html(report).encode()) < MAX
+
+
+WRAPPER = """<!DOCTYPE html><body><iframe id=page src="report.html" style="border:0;width:390px;height:4000px"></iframe>
+<p id=found></p><script>
+page.onload = () => {
+  const inside = page.contentDocument, wide = [...inside.querySelectorAll("body *")].filter(
+    e => e.getBoundingClientRect().right > 391 && !e.closest(".scroll, pre, svg"));
+  found.textContent = JSON.stringify({
+    width: inside.documentElement.scrollWidth, wide: wide.map(e => e.outerHTML.slice(0, 80)),
+    charts: [...inside.querySelectorAll("figure svg")].map(e => e.getBoundingClientRect().height > 20),
+    ink: getComputedStyle(inside.querySelector("figure svg text")).fill});
+};
+</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_at_the_width_of_a_phone(scheme: str, tmp_path: Path) -> None:
+    """Nothing sticks out at 390 pixels, charts are drawn in the ink of the theme, nothing is refused or missing."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium")
+    report = every_suite()
+    report["checks"][2]["comparisons"][0]["group"] = {"country": "w" * 300}
+    (tmp_path / "report.html").write_text(html(report), encoding="utf-8")
+    (tmp_path / "wrapper.html").write_text(WRAPPER)
+    done = subprocess.run(
+        [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+         "--virtual-time-budget=5000", "--enable-logging=stderr", "--dump-dom",
+         f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}", (tmp_path / "wrapper.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = json.loads(unescape(re.findall(r'<p id="found">(.*?)</p>', done.stdout)[0]))
+    assert found["width"] <= 390
+    assert found["wide"] == []
+    assert found["charts"]
+    assert all(found["charts"])
+    colours = {"light": LIGHT, "dark": DARK}[scheme]
+    allowed = {
+        "rgb({}, {}, {})".format(*(int(colours[name][i : i + 2], 16) for i in (1, 3, 5))) for name in ("ink", "muted")
+    }
+    assert found["ink"] in allowed
 
 
 def test_the_same_report_gives_the_same_page_and_is_left_alone() -> None:
