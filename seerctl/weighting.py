@@ -88,6 +88,31 @@ def write_weights(path: Path, weights: SampleWeights) -> None:
         data.create_dataset("weight", data=weights.weight.astype(np.float64), chunks=True, fletcher32=True)
 
 
+def is_weights(path: Path) -> bool:
+    """Whether `path` is an HDF5 file that says it holds sample weights."""
+    try:
+        with blame(path), h5py.File(path, "r") as file:
+            return bool(file.attrs.get("schema") == SCHEMA)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+        return False
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a weights file holds, for `seerctl inspect`: plain JSON values.
+
+    Raises:
+        InputError: as `read_weights`.
+    """
+    found = read_weights(path)
+    weight = found.weight
+    return {
+        "kind": "sample weights", "schema": SCHEMA, "path": str(path), "samples": len(weight),
+        "index_sha256": found.index_sha256, "mean": float(weight.mean()), "least": float(weight.min()),
+        "greatest": float(weight.max()), "zero": int((weight == 0).sum()),
+        "effective_samples": float(weight.sum() ** 2 / (weight @ weight)), "lineage": dict(found.lineage),
+    }  # fmt: skip
+
+
 def read_weights(path: Path) -> SampleWeights:
     """The weights in a file.
 

@@ -110,6 +110,18 @@ def test_the_hdf5_layout_is_the_documented_one(shards: ShardSet, tmp_path: Path)
         assert json.loads(file.attrs["lineage"]) == {"made_by": "me"}
 
 
+def test_inspect_shows_them(shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = weights_of(shards)
+    weights.weight[:5] = 0
+    write_weights(tmp_path / "weights.h5", weights)
+    assert run(["inspect", str(tmp_path / "weights.h5"), "--output-format", "json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["kind"], shown["samples"], shown["zero"]) == ("sample weights", 50, 5)
+    assert shown["effective_samples"] == pytest.approx(weights.weight.sum() ** 2 / (weights.weight**2).sum())
+    assert run(["inspect", str(tmp_path / "weights.h5")]) == 0
+    assert "effective samples" in capsys.readouterr().out
+
+
 def test_a_table_may_be_in_any_order(shards: ShardSet, tmp_path: Path) -> None:
     weights = weights_of(shards)
     rows = [(key.decode(), weight) for key, weight in zip(weights.keys, weights.weight, strict=True)]

@@ -25,16 +25,19 @@ _SHOWN = 12  # values of a column, damages of a set
 @click.option("--verify", is_flag=True, help="Re-read every byte of a shard set and name each damaged shard (exit 4).")
 @output_format
 def inspect(path: Path, verify: bool, output_format: str) -> None:
-    """Show what a shard set or a feature file holds: counts, sizes, formats, columns and their values.
+    """Show what a shard set, a feature file or sample weights hold: counts, sizes, formats, columns and their values.
 
-    PATH is a directory written by 'shard' (also one with splits), its index.json, or a file written by 'extract'.
+    PATH is a directory written by 'shard' (also one with splits), its index.json, or an HDF5 file written by 'extract'
+    or 'audit --balance'.
     """
     if path.is_file() and _begins_with(path, _HDF5):
         from seerctl.features.store import describe as describe_features
+        from seerctl.weighting import describe as describe_weights
+        from seerctl.weighting import is_weights
 
         if verify:
             raise UsageError(f"{path}: --verify is for shard sets")
-        result = describe_features(path)
+        result = describe_weights(path) if is_weights(path) else describe_features(path)
         emit(result, output_format, _lines(result))
         return
     from seerctl.shards.index import ShardSet, split_paths
