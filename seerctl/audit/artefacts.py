@@ -265,10 +265,11 @@ def _run(path: Path) -> Artefact:
 
 def _set(path: Path) -> Artefact:
     with ShardSet.open(path) as shards:
-        lineage = shards.index.get("lineage", {})
+        lineage = shards.index.get("lineage")
+        told = lineage.get("streams") if isinstance(lineage, dict) else None
         streams = [
             Claim("stream", _hex(stream.get("sha256")), role=f"{stream.get('samples', '?')} samples")
-            for stream in lineage.get("streams", []) if isinstance(stream, dict)
+            for stream in (told if isinstance(told, list) else []) if isinstance(stream, dict)
         ]  # fmt: skip
         return Artefact("set", shards.path.parent, shards.sha256, tuple(streams), {"index": shards.index})
 

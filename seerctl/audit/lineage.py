@@ -26,6 +26,7 @@ from seerctl.audit.policy import SuiteCheck
 from seerctl.audit.suite import Finding, MetricInfo, SuiteResult, Table
 from seerctl.errors import InputError, SeerctlError, UsageError
 from seerctl.files import read_json, sha256_file
+from seerctl.shards.drop import dropped_records, history
 from seerctl.shards.index import ShardSet
 from seerctl.shards.setwriter import keys_of
 from seerctl.shards.verify import verify
@@ -256,8 +257,7 @@ def _stream_hash(path: Path) -> str:
 
 def _history(artefact: Artefact) -> dict[str, str]:
     """The hashes of the indexes that a set had before, and what was done to each."""
-    steps = artefact.facts.get("index", {}).get("lineage", {}).get("history", []) if artefact.kind == "set" else []
-    return {str(step.get("index_sha256")): str(step.get("by")) for step in steps if isinstance(step, Mapping)}
+    return history(artefact.facts["index"]) if artefact.kind == "set" else {}
 
 
 def _since(artefact: Artefact, sha256: str) -> list[str]:
@@ -376,14 +376,13 @@ def dropped_since(index_sha256: str, sets: Iterable[Artefact]) -> list[tuple[Art
     was surely in that index."""
     found = []
     for artefact in sets:
-        history = list(_history(artefact).items())
-        hashes = [name for name, _ in history]
+        steps = list(_history(artefact).items())
+        hashes = [name for name, _ in steps]
         if index_sha256 not in hashes:
             continue
         later = set(hashes[hashes.index(index_sha256) :])
-        records = artefact.facts["index"].get("dropped", [])
-        gone = [one for one in records if isinstance(one, Mapping) and one.get("index_sha256") in later]
-        certain = all(by == "drop" for _, by in history[hashes.index(index_sha256) :]) or all(
+        gone = [one for one in dropped_records(artefact.facts["index"]) if one.get("index_sha256") in later]
+        certain = all(by == "drop" for _, by in steps[hashes.index(index_sha256) :]) or all(
             one.get("index_sha256") == index_sha256 for one in gone
         )
         found.append((artefact, gone, certain))

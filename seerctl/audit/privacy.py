@@ -25,6 +25,7 @@ from seerctl.audit.policy import SuiteCheck
 from seerctl.audit.samples import Mask, RowsBuilder, SampleRows, describe_set, groupings, members
 from seerctl.audit.suite import Bars, Finding, MetricInfo, SuiteResult, Table
 from seerctl.errors import UsageError
+from seerctl.shards.drop import dropped_records
 from seerctl.shards.index import Sample, ShardSet
 
 SHOWN = 30
@@ -111,8 +112,8 @@ def audit_privacy(
 
 def _read(data: Sequence[Path], progress: Callable[[int], None] | None) -> Holdings:
     opened = [ShardSet.open(path) for path in data]
-    gone = {str(one.get(name)) for shards in opened for one in shards.index.get("dropped", []) for name in (
-        "sha256", "orig_sha256") if one.get(name)}  # fmt: skip
+    records = [record for shards in opened for record in dropped_records(shards.index)]
+    gone = {str(record[name]) for record in records for name in ("sha256", "orig_sha256") if record.get(name)}
     builder, columns = RowsBuilder(), Counter[str]()
     kinds: dict[str, list[bool]] = {kind: [] for kind in ALL_KINDS}
     dropped: list[bool] = []

@@ -15,7 +15,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,20 @@ class DropReport:
     def samples(self) -> int:
         """Samples that went, over all sets."""
         return sum(self.sets.values())
+
+
+def dropped_records(index: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was dropped from a set, by its index: `key, sha256, index_sha256` (the index it was in), `orig_sha256`."""
+    records = index.get("dropped")
+    return [one for one in records if isinstance(one, dict)] if isinstance(records, list) else []
+
+
+def history(index: Mapping[str, Any]) -> dict[str, str]:
+    """The hashes of the indexes that a set had before, in order, and what was then done to it: drop or append."""
+    lineage = index.get("lineage")
+    steps = lineage.get("history") if isinstance(lineage, dict) else None
+    found = [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
+    return {str(step.get("index_sha256")): str(step.get("by")) for step in found}
 
 
 def read_entries(path: Path) -> tuple[Entry, ...]:
@@ -189,7 +203,7 @@ def _drop_from(directory: Path, wanted: _Wanted, progress: Callable[[int], None]
     gone: list[dict[str, Any]] = []
     superfluous: list[str] = []
     with ShardSet.open(directory) as shards:
-        wanted.recall(shards.index.get("dropped", []))
+        wanted.recall(dropped_records(shards.index))
         try:
             for entry in shards.index["shardlist"]:
                 path = directory / entry["url"]
@@ -307,7 +321,7 @@ def _index(
         "bytes": sum(entry["filesize"] for entry in entries),
         "shardlist": entries,
         **summary.to_json(),
-        "dropped": index.get("dropped", []) + gone,
+        "dropped": dropped_records(index) + gone,
         "lineage": {**lineage, "history": [*lineage.get("history", []), {"index_sha256": shards.sha256, "by": "drop"}]},
     }
 

@@ -120,7 +120,8 @@ class _Dealer:
     def resume(self, writer: SetWriter) -> None:
         """Know what stands in the set of `writer`."""
         writer.resume(self._keys)
-        self._dropped |= {record["sha256"] for record in writer.before.get("dropped", [])}
+        records = writer.before.get("dropped")
+        self._dropped |= {str(one.get("sha256")) for one in records or () if isinstance(one, dict)}
         if self._near is not None:
             with ShardSet.open(writer.directory) as shards:
                 self._near.seed(shards)

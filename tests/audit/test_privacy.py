@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -415,6 +416,16 @@ def test_bad_input_is_named(data: Path, tmp_path: Path) -> None:
     (data / "shard-000001.tar").write_bytes(b"cut")
     with pytest.raises(InputError, match=r"shard-000001\.tar"):
         audit_privacy([data], [])
+
+
+@pytest.mark.parametrize("odd", [1, "x", ["x", 1], {"a": 1}, [{"sha256": 3}], None])
+def test_odd_records_in_an_index_are_passed_over(data: Path, odd: Any) -> None:
+    index = json.loads((data / "index.json").read_text())
+    write_json(data / "index.json", {**index, "dropped": odd, "lineage": {"history": odd, "streams": odd}})
+    checks = [check("dropped_in_set"), check("dropped_in_lineage")]
+    assert audit_privacy([data], checks, artefacts=[data]).findings[0].value == 0
+    write_json(data / "index.json", {**index, "lineage": odd})
+    assert audit_privacy([data], checks, artefacts=[data]).findings[0].value == 0
 
 
 def test_every_metric_can_be_asked_for(data: Path) -> None:
