@@ -45,6 +45,11 @@ _ROW, _TALL_ROW, _AXIS, _KEY, _MARGIN = 21.0, 37.0, 36.0, 26.0, 6.0
 _BESIDE = 22  # characters of a label that fit beside its row; longer ones stand above it
 _LONGEST = 54
 _DPI = 144  # of a PNG
+_POINTS = 200  # of a line in `curves`
+_LINES: list[tuple[str, Any]] = [
+    ("plain", (None, None)), ("fail", (6, 2)), ("unsure", (2, 1.5)), ("ink", (7, 2, 1.5, 2)),
+    ("pass", (1, 1)), ("muted", (4, 1, 1, 1, 1, 1)),
+]  # fmt: skip
 _MARKS: dict[Kind, str] = {"plain": "o", "pass": "o", "fail": "X", "unsure": "D"}
 _WORDS: dict[Kind, str] = {"plain": "", "pass": "passes", "fail": "fails", "unsure": "undecided"}
 _STYLE: dict[Any, Any] = {
@@ -67,6 +72,15 @@ class Point:
     low: float | None = None
     high: float | None = None
     kind: Kind = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A line of `curves`: as many values as steps, in order."""
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
 
 
 def intervals(
@@ -112,6 +126,61 @@ def bars(
     if line is not None:
         axes.axvline(line, color=LIGHT["muted"], linewidth=1, dashes=(4, 3), zorder=1)
     return _bytes(figure, form)
+
+
+def curves(
+    series: Sequence[Series], *, line: float | None = None, axis: str = "", below: str = "step",
+    logarithmic: bool = False, form: Form = "svg",
+) -> bytes:  # fmt: skip
+    """Values over steps, a line each, told apart by dashes too, with their names above where there are several.
+
+    line: a value to compare with. axis: what the values are. below: what the steps are. Values that are not finite
+    leave gaps. More than `_POINTS` points are thinned to the mean of as many stretches, around which the stretch's range is
+    drawn pale: spikes stay visible.
+    """
+    with _style():
+        height = 170.0 + (_KEY if len(series) > 1 else 0)
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
+        top = (_KEY if len(series) > 1 else _MARGIN) / height
+        axes = figure.add_axes((0.12, _AXIS / height, 0.86, 1 - top - _AXIS / height), facecolor="none")
+        for place, one in enumerate(series):
+            colour, dashes = _LINES[place % len(_LINES)]
+            steps, mean, low, high = _thinned(one)
+            axes.fill_between(steps, low, high, color=LIGHT[colour], alpha=0.18, linewidth=0)
+            axes.plot(steps, mean, color=LIGHT[colour], linewidth=1.5, dashes=dashes, label=_clean(one.name))
+        if line is not None:
+            axes.axhline(line, color=LIGHT["muted"], linewidth=1, dashes=(4, 3), zorder=1)
+        if logarithmic:
+            axes.set_yscale("log")
+        axes.tick_params(colors=LIGHT["muted"], length=0, pad=5, labelsize=FONT - 1)
+        axes.grid(color=LIGHT["grid"], linewidth=0.7)
+        axes.set_axisbelow(True)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.set_xlabel(_clean(below), color=LIGHT["muted"], labelpad=3)
+        axes.set_ylabel(_clean(axis), color=LIGHT["muted"], labelpad=4)
+        axes.locator_params(axis="x", nbins=6)
+        if len(series) > 1:
+            figure.legend(
+                loc="upper left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderpad=0, borderaxespad=0.2,
+                handletextpad=0.5, columnspacing=1.4, labelcolor=LIGHT["muted"], handlelength=2.2,
+            )  # fmt: skip
+        return _bytes(figure, form)
+
+
+def _thinned(series: Series) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Steps, means, lowest and highest values of at most `_POINTS` stretches of a series."""
+    pairs = list(zip(series.steps, series.values, strict=True))
+    size = -(-len(pairs) // _POINTS)
+    found: tuple[list[float], list[float], list[float], list[float]] = ([], [], [], [])
+    for start in range(0, len(pairs), max(size, 1)):
+        part = pairs[start : start + size]
+        finite = [value for _, value in part if math.isfinite(value)]
+        middle = sum(step for step, _ in part) / len(part)
+        row = (sum(finite) / len(finite), min(finite), max(finite)) if finite else (math.nan,) * 3
+        for column, value in zip(found, (middle, *row), strict=True):
+            column.append(value)
+    return found
 
 
 def inline(svg: bytes, prefix: str) -> str:

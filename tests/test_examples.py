@@ -71,6 +71,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seerctl pretrain --recipe nano --data shards/ -o run/
         for split in train test; do seerctl extract --model run/ --data shards/$split -o $split.h5 --workers 0; done
         seerctl probe knn --train train.h5 --test test.h5 --target label --k 5 --predictions predictions.csv
+        cp -r run another-run
         printf '[[check]]\\nid = "accuracy"\\nmetric = "accuracy"\\ngroups = ["gender"]\\n' > audit.toml
         """,
         where,

@@ -15,6 +15,8 @@ UNIFORM_WITHIN = 0.005  # |loss / ln K - 1|: what uniform predictions cost; earl
 LOW_SPREAD = 0.05  # feature_std: all projections point the same way
 LOW_USE = 0.10  # prototype_entropy: a handful of prototypes takes all samples
 
+SUSPICIOUS_ROWS = 5  # rows in a row that must look so before it is said
+
 
 class Metrics:
     """Appends rows to a JSON-lines file, each on the disk's way before the next step begins."""

@@ -25,6 +25,7 @@ from seerctl.shards.index import ShardSet
 from seerctl.train import checkpoint
 from seerctl.train.data import CropBatch, loader
 from seerctl.train.labels import Labels
+from seerctl.train.metrics import SUSPICIOUS_ROWS
 from seerctl.train.objectives import build_objective, derived, suspicion
 from seerctl.train.optim import build_optimizer, global_norm, lr_at, peak_lr, scale_gradients, set_lr
 from seerctl.train.parallel import prepare_model
@@ -35,7 +36,6 @@ from seerctl.train.world import World
 from seerctl.weighting import Sampling
 
 _log = logging.getLogger("seerctl")
-_SUSPICIOUS_ROWS = 5  # metrics rows in a row that must look collapsed before it is said
 
 
 @dataclass(slots=True)
@@ -186,7 +186,7 @@ class Trainer:
     def _warn_of_collapse(self, row: dict[str, Any]) -> None:
         warning = suspicion(self.recipe, self.step, self.steps, row)
         self._suspicious = self._suspicious + 1 if warning else 0
-        if warning and self._suspicious == _SUSPICIOUS_ROWS:
+        if warning and self._suspicious == SUSPICIOUS_ROWS:
             _log.warning("%s", warning)
 
     def _timed(self, batches: Iterator[CropBatch]) -> Iterator[CropBatch]:
