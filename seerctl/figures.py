@@ -135,8 +135,8 @@ def curves(
     """Values over steps, a line each, told apart by dashes too, with their names above where there are several.
 
     line: a value to compare with. axis: what the values are. below: what the steps are. Values that are not finite
-    leave gaps. More than `_POINTS` points are thinned to the mean of as many stretches, around which the stretch's range is
-    drawn pale: spikes stay visible.
+    leave gaps. More than `_POINTS` points are thinned to the means of as many stretches, with the range of each drawn
+    pale around it: spikes stay visible.
     """
     with _style():
         height = 170.0 + (_KEY if len(series) > 1 else 0)
