@@ -28,7 +28,7 @@ STYLE = Path(__file__).parents[1] / "audit" / "templates"
 MOST_RUNS = 6
 # metrics.jsonl's numbers, in the order of the page: heading, what it means, a value to compare with, logarithmic axis.
 PANELS: dict[str, tuple[str, str, float | None, bool]] = {
-    "loss_over_ln_k": ("Loss / ln K", "1: what predicting all alike costs. It falls while something is learnt.", 1.0, False),
+    "loss_over_ln_k": ("Loss / ln K", "1 is what predicting all alike costs. It falls with learning.", 1.0, False),
     "loss": ("Loss", "The training loss of a step.", None, False),
     "top1": ("Top-1 on the batch", "Share of a step's own images that were classified right.", None, False),
     "prototype_entropy": ("Use of prototypes", "1: all are used alike. Near 0: a few take every image.", 1.0, False),
