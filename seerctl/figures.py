@@ -26,6 +26,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 Kind = Literal["plain", "pass", "fail", "unsure"]
 Form = Literal["svg", "png"]
@@ -152,7 +153,12 @@ def curves(
             axes.axhline(line, color=LIGHT["muted"], linewidth=1, dashes=(4, 3), zorder=1)
         if logarithmic:
             axes.set_yscale("log")
-        axes.tick_params(colors=LIGHT["muted"], length=0, pad=5, labelsize=FONT - 1)
+            plain = FuncFormatter(
+                lambda value, _: f"{value:g}"
+            )  # powers would be mathematics, which the page leaves out
+            axes.yaxis.set_major_formatter(plain)
+            axes.yaxis.set_minor_formatter(plain if _decades(axes) < 1.5 else NullFormatter())
+        axes.tick_params(which="both", colors=LIGHT["muted"], length=0, pad=5, labelsize=FONT - 1)
         axes.grid(color=LIGHT["grid"], linewidth=0.7)
         axes.set_axisbelow(True)
         for spine in axes.spines.values():
@@ -166,6 +172,11 @@ def curves(
                 handletextpad=0.5, columnspacing=1.4, labelcolor=LIGHT["muted"], handlelength=2.2,
             )  # fmt: skip
         return _bytes(figure, form)
+
+
+def _decades(axes: Axes) -> float:
+    low, high = axes.get_ylim()
+    return math.log10(high / low)
 
 
 def _thinned(series: Series) -> tuple[list[float], list[float], list[float], list[float]]:

@@ -35,4 +35,4 @@ def report(runs: tuple[Path, ...], output: Path, overwrite: bool) -> None:
     page = story(runs)
     with atomic_write(output, "w") as file:
         file.write(page)
-    say(f"report: {len(runs)} runs in {output}, {len(page.encode()) / 1e3:,.0f} kB")
+    say(f"report: {len(runs)} run{'s' * (len(runs) > 1)} in {output}, {len(page.encode()) / 1e3:,.0f} kB")
