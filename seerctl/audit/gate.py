@@ -558,4 +558,8 @@ def _too_few(block: Block, row: int, column: int) -> str:
 
 
 def _trials_name(check: Check) -> str:
-    return {"tpr": "positives", "fpr": "negatives", "precision": "rows predicted so"}.get(check.metric, "rows")
+    names = {
+        "tpr": "positives", "fnr": "positives", "fpr": "negatives", "precision": "rows predicted so",
+        "npv": "rows not predicted so",
+    }  # fmt: skip
+    return names.get(check.metric, "rows")
