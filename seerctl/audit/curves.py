@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,14 +81,16 @@ def _one_sided(positives: int, negatives: int) -> str | None:
     return f"a single row of {rows} {'is' if positives == 1 else 'is not'} of the class"
 
 
-def mean_of(samples: list[Sample], what: str) -> Sample:
-    """The unweighted mean of statistics of the same rows, such as one area a class."""
-    count = len(samples)
-    influence = np.mean([sample.influence for sample in samples], axis=0)
-    worth = count**2 / sum(1.0 / sample.worth for sample in samples)
-    freedom = sum(sample.freedom for sample in samples)
-    value = float(np.mean([sample.value for sample in samples]))
-    return Sample(value, influence, samples[0].n, worth, freedom, detail={what: count})
+def mean_of(samples: Iterable[Sample], what: str) -> Sample:
+    """The unweighted mean of statistics of the same rows, such as one area a class; at least one."""
+    count, value, doubt, freedom = 0, 0.0, 0.0, 0.0
+    influence: Floats | None = None
+    for sample in samples:
+        influence = sample.influence if influence is None else influence + sample.influence
+        count, value = count + 1, value + sample.value
+        doubt, freedom = doubt + 1.0 / sample.worth, freedom + sample.freedom
+    assert influence is not None
+    return Sample(value / count, influence / count, len(influence), count**2 / doubt, freedom, detail={what: count})
 
 
 def mean(values: Floats, worth: float = math.inf, *, ceiling: float = 1.0) -> Sample | str:

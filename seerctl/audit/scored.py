@@ -275,10 +275,10 @@ def _mean_curve(
         used = usable(rows) if other is None else usable(rows) & usable(other)
         if not used.any():
             return f"no class has two of the {len(rows)} rows" + ("" if other is None else ", and two of the others")
-        made = [
+        made = (
             function(scores[rows, place].astype(np.float64), positive[rows, place]) for place in np.flatnonzero(used)
-        ]
-        return mean_of([sample for sample in made if not isinstance(sample, str)], "classes")
+        )
+        return mean_of((sample for sample in made if not isinstance(sample, str)), "classes")
 
     return statistic
 
