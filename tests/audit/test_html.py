@@ -21,6 +21,7 @@ from seerctl.audit import report as reports
 from seerctl.audit.fairness import audit_fairness
 from seerctl.audit.policy import load_policy
 from seerctl.audit.report import NO_PAGE, PAGE, html, save
+from seerctl.errors import UsageError
 from seerctl.figures import DARK, LIGHT
 from tests.audit.reports import check, every_suite, record
 
@@ -355,3 +356,6 @@ def test_without_the_extra_all_else_is_written(tmp_path: Path, monkeypatch: pyte
     assert PAGE not in written
     assert sorted(path.name for path in where.iterdir()) == sorted(reports.FILES)  # none of the earlier audit's
     assert "pip install 'seerctl[report]'" in NO_PAGE
+    monkeypatch.setattr("seerctl.audit.report.can_draw", lambda: False)
+    with pytest.raises(UsageError, match="needs jinja2 and matplotlib"):
+        html(every_suite())

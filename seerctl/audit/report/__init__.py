@@ -16,6 +16,7 @@ from seerctl.audit.report.modelcard import card
 from seerctl.audit.report.summary import MAX_MARKDOWN, SHOWN, markdown
 from seerctl.audit.report.terminal import text
 from seerctl.audit.report.xunit import junit
+from seerctl.errors import UsageError
 
 if TYPE_CHECKING:
     from seerctl.audit.examples import Example
@@ -27,7 +28,13 @@ __all__ = [
 
 
 def html(report: Mapping[str, Any], examples: Sequence[Example] = ()) -> str:
-    """The report as one self-contained page, from the values of report.json alone; needs the `report` extra."""
+    """The report as one self-contained page, from the values of report.json alone.
+
+    Raises:
+        UsageError: the `report` extra is not installed.
+    """
+    if not can_draw():
+        raise UsageError(f"{PAGE} needs jinja2 and matplotlib", "pip install 'seerctl[report]'")
     from seerctl.audit.report import page  # noqa: PLC0415 (an extra, and half a second)
 
     return page.html(report, examples)
