@@ -33,7 +33,7 @@ from seerctl.train.run import RunDirectory
 from seerctl.train.signals import StopSignals
 from seerctl.train.steps import check_batch, total_steps
 from seerctl.train.world import World
-from seerctl.weighting import Sampling
+from seerctl.weighting import Sampling, check_weights
 
 _log = logging.getLogger("seerctl")
 
@@ -112,6 +112,7 @@ class Trainer:
         weights, labels = self.sampling.weight if self.sampling else None, self.labels
         if weights is not None and labels is not None and labels.positions is not None:
             weights = weights[labels.positions]
+            check_weights(weights, f"{self.recipe.data.weights}, of the labelled samples that are seen")
         return loader(self.samples, self.recipe, self.world, self.step, self.steps, weights, labels)
 
     def forward_backward(self, batch: CropBatch) -> dict[str, Tensor]:

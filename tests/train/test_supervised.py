@@ -255,6 +255,10 @@ def test_sample_weights_go_with_a_share(partly: Path, tmp_path: Path) -> None:
     for batch in loader(labels.of(data), recipe, World(), 0, 2, weights, labels):
         assert Counter(batch.keys) == dict.fromkeys(seen[:4], 5)
     train(dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, steps=1)), partly, tmp_path / "run")
+    others = [row.replace(",1.0", ",0.0") if row[:25] in seen else f"{row[:25]},1.0" for row in rows]
+    (tmp_path / "weights.csv").write_text("key,weight\n" + "\n".join(others) + "\n")
+    with pytest.raises(InputError, match="of the labelled samples that are seen: no sample has a weight above 0"):
+        train(recipe, partly, tmp_path / "none")
 
 
 @pytest.mark.parametrize(
