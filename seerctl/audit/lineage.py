@@ -371,7 +371,7 @@ class Dropped:
     keys: tuple[str, ...]
 
 
-def dropped_since(index_sha256: str, sets: Iterable[Artefact]) -> list[tuple[Artefact, list[Mapping[str, Any]], bool]]:
+def dropped_since(index_sha256: str, sets: Iterable[Artefact]) -> list[tuple[Artefact, list[dict[str, Any]], bool]]:
     """Per set whose earlier index `index_sha256` was: the records of what was dropped from it on, and whether all of it
     was surely in that index."""
     found = []
