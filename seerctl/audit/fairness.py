@@ -95,6 +95,8 @@ def _measure_rows(path: Path, policy: Policy, plan: Plan, scores: Path | None, b
         from seerctl.audit.inputs import read_table  # noqa: PLC0415  # h5py, for those who need it
 
         table = read_table(path, [check for check in policy.check if check.id in plan], columns, scores=scores)
+    elif scores is not None:
+        raise UsageError(f"{scores}: no check of the policy reads full scores", "Leave --scores out or add one")
     else:
         table = read_predictions(path, columns)
     table = replace(table, columns=derive(table.columns, wanted, policy.recipes, str(path)))

@@ -105,6 +105,12 @@ def test_usage(arguments: list[str], code: int, message: str, cli: Run, table: C
     assert not done.stdout
 
 
+def test_scores_that_no_check_reads_are_refused(cli: Run, table: Callable[..., Path], tmp_path: Path) -> None:
+    result = cli(*audit(table(), "--groups", "group", "--scores", tmp_path / "scores.h5"))
+    assert result.exit_code == 2
+    assert "no check of the policy reads full scores" in result.stderr
+
+
 def test_no_suite_and_no_table(cli: Run) -> None:
     done = cli("audit")
     assert (done.exit_code, "Pass --fairness" in done.stderr) == (2, True)
