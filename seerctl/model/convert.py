@@ -26,8 +26,12 @@ from seerctl.model.weights import FORMAT
 
 Target = Literal["seerctl", "torchvision", "vissl", "timm", "hf"]
 TARGETS: dict[Target, names.Layout] = {
-    "seerctl": names.SEERCTL, "torchvision": names.TORCHVISION, "vissl": names.VISSL, "timm": names.TIMM, "hf": names.HF,
-}  # fmt: skip
+    "seerctl": names.SEERCTL,
+    "torchvision": names.TORCHVISION,
+    "vissl": names.VISSL,
+    "timm": names.TIMM,
+    "hf": names.HF,
+}
 SAFETENSORS, TORCH = ".safetensors", (".pth", ".pt", ".torch", ".bin")
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -77,7 +81,7 @@ def convert(
     claim(output, overwrite=overwrite)
     if output.is_dir():
         raise UsageError(f"{output}: is a directory", "Name a file")
-    source = open_source(path)
+    source = open_source(path, unfinished=True)
     if keep_head and source.unknown:
         raise InputError(f"{source.path}: its head is not known: {names.listing(source.unknown)}", "Pass --head drop")
     trunk, head = source.trunk, source.head if keep_head else {}
@@ -160,7 +164,7 @@ def write_safetensors(
         for key, entry in ordered:
             written = 0
             for piece in entry.pieces():
-                put(memoryview(piece.contiguous().view(torch.uint8).numpy()))
+                put(piece.contiguous().view(torch.uint8).numpy().data)
                 written += piece.numel() * entry.dtype.itemsize
                 if progress is not None:
                     progress(piece.numel() * entry.dtype.itemsize)

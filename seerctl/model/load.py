@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from seerctl.errors import EnvironmentFault, InputError, did_you_mean
-from seerctl.files import sha256_file
 from seerctl.model.init import fill, init_weights
 from seerctl.model.regnet import Trunk, build_trunk
 from seerctl.model.sizes import TORCHVISION_SIZES, RegNetSize, name_of
-from seerctl.model.weights import check_size, load_into, load_shapes, load_weights, size_of, state_sha256
+from seerctl.model.weights import check_size, load_into, load_weights, size_of, state_sha256
 
 WEIGHTS_FILE = "weights.safetensors"
 TORCHVISION = "torchvision:"
@@ -36,9 +35,9 @@ class LoadedModel:
 def load_model(spec: str) -> LoadedModel:
     """The model that `spec` names, on the CPU, in eval mode, float32, without gradients.
 
-    `RUN` (its weights.safetensors), `FILE.safetensors`, `FILE.pth` (plain tensors only), `torchvision:NAME` (a RegNetY
-    with random weights: the baseline to compare with), `torchvision:NAME@FILE` (weights from a file) or
-    `torchvision:NAME@DEFAULT` (torchvision's own weights, from its cache or the network).
+    `RUN` (its weights.safetensors), a file, checkpoint or directory of any layout that `convert` reads,
+    `torchvision:NAME` (a RegNetY with random weights: the baseline to compare with), `torchvision:NAME@FILE` (weights
+    from a file) or `torchvision:NAME@DEFAULT` (torchvision's own weights, from its cache or the network).
 
     Raises:
         InputError: no such model, or weights that are damaged or of another size.
@@ -47,12 +46,7 @@ def load_model(spec: str) -> LoadedModel:
     if spec.startswith(TORCHVISION):
         name, _, weights = spec.removeprefix(TORCHVISION).partition("@")
         return _from_torchvision(name, weights)
-    path = Path(spec)
-    if path.is_dir():
-        path = path / WEIGHTS_FILE
-        if not path.exists():
-            raise InputError(f"{spec}: holds no {WEIGHTS_FILE}", "It is written when training ends: run pretrain again")
-    return _from_file(path, name="")
+    return _from_file(Path(spec), name="")
 
 
 def fill_model(model: nn.Module, path: Path, size: RegNetSize, facts: Mapping[str, str] | None = None) -> bool:
@@ -81,32 +75,25 @@ def fill_model(model: nn.Module, path: Path, size: RegNetSize, facts: Mapping[st
 
 
 def size_in(path: Path) -> RegNetSize:
-    """The size of the trunk in a run or a file, from its shapes alone where it is safetensors.
+    """The size of the trunk in a run or a file, from its shapes alone.
 
     Raises:
         InputError: no such file, damaged, or no RegNet is in it.
     """
-    path = path / WEIGHTS_FILE if path.is_dir() else path
-    return size_of(load_shapes(path), str(path))
+    from seerctl.model.layouts.source import open_source  # noqa: PLC0415  # which knows runs by this module
+
+    return open_source(path / WEIGHTS_FILE if path.is_dir() else path).size
 
 
 def _from_file(path: Path, name: str) -> LoadedModel:
-    weights = load_weights(path)
-    size = size_of(weights.trunk, str(path))
+    from seerctl.model.layouts.source import open_source  # noqa: PLC0415
+
+    source = open_source(path)
     with torch.device("meta"):
-        trunk = build_trunk(size)
-    _check_fit(trunk, weights.trunk, str(path))
+        trunk = build_trunk(source.size)
     trunk.to_empty(device="cpu")
-    load_into(trunk, weights.trunk, str(path))
-    return _loaded(trunk, name or f"regnet_y_{name_of(size)}", sha256_file(path), weights.metadata)
-
-
-def _check_fit(trunk: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    # Before memory is taken: what a stranger's file claims to hold must be what the trunk needs.
-    missing = sorted(trunk.state_dict().keys() - state.keys())
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing:
-        raise InputError(f"{where}: '{missing[0]}' is missing")
+    load_into(trunk, {key: entry.mapped() for key, entry in source.trunk.items()}, str(path))
+    return _loaded(trunk, name or f"regnet_y_{name_of(source.size)}", source.sha256, source.metadata)
 
 
 def _from_torchvision(name: str, weights: str) -> LoadedModel:

@@ -6,7 +6,6 @@ String metadata of the file: `size, seerctl, step, recipe` (TOML text), `index_s
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from seerctl.files import blame, commit
 from seerctl.model.sizes import RegNetSize, name_of
 
 FORMAT = "seerctl-weights-v1"
-_PICKLED = (".pth", ".pt", ".torch")
 _BLOCK = re.compile(r"trunk_output\.block(\d+)\.block\d+-(\d+)\.f\.(b\.0|se\.fc1)\.weight")
 
 
@@ -50,68 +48,16 @@ def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
 
 
 def load_weights(path: Path) -> Weights:
-    """The tensors in `path`: safetensors, or a torch `.pth` that holds tensors alone (`weights_only=True`).
-
-    Keys may carry `trunk.`/`head.` prefixes, or none (a torchvision RegNet, whose classifier `fc` is left out).
+    """The tensors in a file of any layout that `seerctl.model.layouts` knows, under our names, mapped from the file.
 
     Raises:
         InputError: no such file, damaged, holds pickled code, or no RegNet is in it.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file", "Name a run directory or a weights.safetensors")
-    state, metadata = _read_pth(path) if path.suffix in _PICKLED else _read_safetensors(path)
-    trunk = {key.removeprefix("trunk."): value for key, value in state.items() if key.startswith("trunk.")}
-    head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
-    if not trunk and "stem.0.weight" in state:
-        trunk = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    if not trunk:
-        raise InputError(
-            f"{path}: holds no RegNet trunk", "Expected torchvision's key names, as in 'trunk.stem.0.weight'"
-        )
-    return Weights(trunk, head, metadata)
+    from seerctl.model.layouts.source import open_source  # noqa: PLC0415  # which checks sizes with this module
 
-
-def load_shapes(path: Path) -> dict[str, Tensor]:
-    """The trunk in `path` as tensors on the meta device: of a safetensors file no value is read.
-
-    Raises:
-        InputError: as `load_weights`.
-    """
-    if path.suffix in _PICKLED or not path.is_file():
-        return {key: value.to("meta") for key, value in load_weights(path).trunk.items()}
-    with blame(path):
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-        except safetensors.SafetensorError as error:
-            raise InputError(f"{path}: not a whole safetensors file ({error})") from None
-    prefix = "trunk." if any(key.startswith("trunk.") for key in shapes) else ""
-    return {
-        key.removeprefix(prefix): torch.empty(shape, device="meta")
-        for key, shape in shapes.items()
-        if key.startswith(prefix)
-    }
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with blame(path):
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-        except safetensors.SafetensorError as error:
-            raise InputError(f"{path}: not a whole safetensors file ({error})") from None
-
-
-def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with blame(path):
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{path}: not a file of plain tensors ({reason})", "Convert it to safetensors") from None
-    for wrapper in ("state_dict", "model"):
-        state = state.get(wrapper, state) if isinstance(state, dict) else {}
-    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}, {}
+    source = open_source(path)
+    trunk, head = ({key: entry.mapped() for key, entry in part.items()} for part in (source.trunk, source.head))
+    return Weights(trunk, head, source.metadata)
 
 
 def size_of(trunk: Mapping[str, Tensor], where: str) -> RegNetSize:

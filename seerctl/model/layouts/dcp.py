@@ -11,10 +11,10 @@ import io
 import math
 import pickle
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ _RECORDS = {
     "torch.serialization": {"_get_layout"},
     "pathlib": {"Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"},
 }  # fmt: skip
+_NEVER = {*pickle.BYTEARRAY8, *pickle.EXT1, *pickle.EXT2, *pickle.EXT4, *pickle.INST, *pickle.OBJ, *pickle.NEXT_BUFFER}
 _FAULTS = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError,
            OverflowError, MemoryError, AssertionError, struct.error)  # fmt: skip
 
@@ -49,10 +50,12 @@ class _Record:
         self.state = state
 
 
-class _Names(pickle._Unpickler):  # type: ignore[name-defined,misc]  # Python's own: C's allocates what a file claims
-    dispatch = {code: step for code, step in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
-                if code not in {*pickle.BYTEARRAY8, *pickle.EXT1, *pickle.EXT2, *pickle.EXT4, *pickle.INST,
-                                *pickle.OBJ, *pickle.NEXT_BUFFER}}  # fmt: skip
+class _Names(pickle._Unpickler):
+    """Reads `.metadata`; Python's own unpickler, since C's allocates whatever a file claims."""
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
+        code: step for code, step in pickle._Unpickler.dispatch.items() if code not in _NEVER
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         if name in _RECORDS.get(module, ()):
@@ -64,10 +67,12 @@ class _Names(pickle._Unpickler):  # type: ignore[name-defined,misc]  # Python's 
             return dtype
         raise pickle.UnpicklingError(f"it wants to run '{module}.{name}'; nothing was run")
 
+    stack: list[Any]
+
     def load_build(self) -> None:
         if not isinstance(self.stack[-2], _Record):
             raise pickle.UnpicklingError("it sets attributes of something that is no record")
-        super().load_build()
+        pickle._Unpickler.load_build(self)  # type: ignore[attr-defined]
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -193,13 +198,13 @@ def _stream(view: IO[bytes], header: int, count: int, dtype: torch.dtype) -> Ite
     while count > 0:
         part = min(count, PIECE_BYTES // dtype.itemsize)
         values = torch.empty(part, dtype=dtype)
-        if view.readinto(memoryview(values.view(torch.uint8).numpy())) != part * dtype.itemsize:  # type: ignore[attr-defined]
+        if view.readinto(values.view(torch.uint8).numpy().data) != part * dtype.itemsize:  # type: ignore[attr-defined]
             raise EOFError("it ends early")
         yield values
         count -= part
 
 
-class _View(io.RawIOBase, IO[bytes]):  # type: ignore[misc]
+class _View(io.RawIOBase, IO[bytes]):
     """A stretch of a file, as a file."""
 
     def __init__(self, file: IO[bytes], offset: int, length: int) -> None:

@@ -14,16 +14,24 @@ PIECE_BYTES = 1 << 24  # what is held of a large tensor at a time
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of a file: `pieces()` reads it from front to back, flat, in row-major order."""
+    """One tensor of a file: `pieces()` reads it from front to back, flat, in row-major order.
+
+    `whole` is the tensor itself where it lies in a file as it is, mapped into memory and not read yet.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     pieces: Callable[[], Iterator[Tensor]]
+    whole: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Size of the values."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def mapped(self) -> Tensor:
+        """The whole tensor, from the file itself where it can be: its storage may hold more than it."""
+        return self.tensor() if self.whole is None else self.whole
 
     def tensor(self) -> Tensor:
         """The whole tensor, in memory of its own."""
@@ -37,17 +45,17 @@ class Entry:
 
 def entry_of(tensor: Tensor) -> Entry:
     """The entry of a tensor that is in memory or memory-mapped."""
-    return Entry(tuple(tensor.shape), tensor.dtype, lambda: flat_pieces(tensor))
+    return Entry(tuple(tensor.shape), tensor.dtype, lambda: flat_pieces(tensor), tensor)
 
 
 def flat_pieces(tensor: Tensor) -> Iterator[Tensor]:
     """`tensor` flat in row-major order, in pieces of at most `PIECE_BYTES` (or one row), whatever its strides."""
     tensor = tensor.detach()
     if tensor.is_contiguous():
-        yield from tensor.view(-1).split(max(1, PIECE_BYTES // tensor.element_size()))
+        yield from torch.split(tensor.view(-1), max(1, PIECE_BYTES // tensor.element_size()))
         return
     row = max(1, tensor[0].numel() * tensor.element_size())
-    for part in tensor.split(max(1, PIECE_BYTES // row)):
+    for part in torch.split(tensor, max(1, PIECE_BYTES // row)):
         yield part.contiguous().view(-1)
 
 

@@ -20,7 +20,7 @@ from seerctl.model.layouts.vissl import is_vissl, read_vissl
 from seerctl.model.load import WEIGHTS_FILE
 from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import RegNetSize
-from seerctl.model.weights import FORMAT, Weights, size_of
+from seerctl.model.weights import FORMAT, size_of
 
 _SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _MOST_BLOCKS = 1000  # in all stages: SEER's 10B has 27
@@ -54,13 +54,15 @@ class Source:
         return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, *, unfinished: bool = False) -> Source:
     """The model at `path`: a file of any known layout, a run, a checkpoint of a run, or a Hugging Face directory.
+
+    `unfinished`: of a run that has no weights yet, its newest checkpoint.
 
     Raises:
         InputError: no such file, damaged, naming code, or no RegNet; the message names the first unknown keys.
     """
-    place = _place(path)
+    place = _place(path, unfinished)
     container, entries, metadata, files = _directory(place) if place.is_dir() else _file(place)
     claimed, held = sum(entry.nbytes for entry in entries.values()), sum(_bytes(file) for file in files)
     if claimed > held:
@@ -83,8 +85,8 @@ def _bytes(path: Path) -> int:
     return path.stat().st_size
 
 
-def _place(path: Path) -> Path:
-    """What to read of `path`: of a run its weights, or else its newest checkpoint."""
+def _place(path: Path, unfinished: bool) -> Path:
+    """What to read of `path`: of a run its weights."""
     if path.is_file():
         return path.resolve()
     if not path.is_dir():
@@ -92,10 +94,14 @@ def _place(path: Path) -> Path:
     for name in (dcp.METADATA, *_ONE_FILE, *_SHARDED):
         if (path / name).is_file():
             return path / name if name in _ONE_FILE else path
-    steps = [place for place in path.glob("checkpoints/step-*") if place.name[5:].isdigit() and dcp.is_checkpoint(place)]
-    if steps:
-        return max(steps, key=lambda place: int(place.name[5:]))
-    raise InputError(f"{path}: holds no {WEIGHTS_FILE} and no checkpoint", "It is written when training ends")
+    steps = [
+        place for place in path.glob("checkpoints/step-*") if place.name[5:].isdigit() and dcp.is_checkpoint(place)
+    ]
+    newest = max(steps, key=lambda place: int(place.name[5:]), default=None)
+    if newest and unfinished:
+        return newest
+    hint = f"Name a checkpoint, as {newest}" if newest else "It is written when training ends: run pretrain again"
+    raise InputError(f"{path}: holds no {WEIGHTS_FILE}", hint)
 
 
 _Read = tuple[str, dict[str, Entry], dict[str, str], list[Path]]
@@ -158,8 +164,7 @@ def _torch_file(path: Path) -> _Read:
 def _safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     with blame(path):
         try:
-            file = safetensors.safe_open(path, framework="pt")
-            with file:
+            with safetensors.safe_open(path, framework="pt") as file:
                 found = {key: entry_of(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118  # memory-mapped
                 return found, dict(file.metadata() or {})
         except safetensors.SafetensorError as error:
@@ -178,21 +183,12 @@ def _checked_size(trunk: Mapping[str, Entry], where: str) -> RegNetSize:
         expected = build_trunk(size).state_dict()
     for key, value in expected.items():
         if key in trunk and trunk[key].shape != tuple(value.shape):
-            raise InputError(f"{where}: '{key}' has shape {list(trunk[key].shape)}, this model's is {list(value.shape)}")
+            raise InputError(
+                f"{where}: '{key}' has shape {list(trunk[key].shape)}, this model's is {list(value.shape)}"
+            )
         if key not in trunk and not key.endswith("num_batches_tracked"):
             raise InputError(f"{where}: '{key}' is missing")
     extra = sorted(trunk.keys() - expected.keys())
     if extra:
         raise InputError(f"{where}: '{extra[0]}' is not part of this model")
     return size
-
-
-def read_weights(path: Path) -> Weights:
-    """The tensors at `path` in memory, whatever the layout; parts of a head that no layout knows are left out.
-
-    Raises:
-        InputError: as `open_source`.
-    """
-    source = open_source(path)
-    trunk, head = ({key: entry.tensor() for key, entry in part.items()} for part in (source.trunk, source.head))
-    return Weights(trunk, head, source.metadata)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -58,7 +59,8 @@ def load_torch(path: Path) -> Any:
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
             _refuse(path, [name for name in names if not _SILENT.match(name)])
             inert = [(_Blank if name.startswith("numpy.") else _Empty, name) for name in names]
-            with torch.serialization.safe_globals(inert):  # type: ignore[arg-type]
+            with torch.serialization.safe_globals(inert), warnings.catch_warnings():  # type: ignore[arg-type]
+                warnings.filterwarnings("ignore", message="Detected pickle protocol")
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         except _FAULTS as error:
             wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -94,7 +96,9 @@ def check_zip(file: IO[bytes], size: int, where: str) -> zipfile.ZipFile:
         raise InputError(f"{where}: not a file of plain tensors (not a whole zip: {error})") from None
     if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
         raise InputError(f"{where}: its tensors are compressed or encrypted, which torch.save never does")
-    if sum(member.file_size for member in members) > size or len({member.filename for member in members}) < len(members):
+    if sum(member.file_size for member in members) > size or len({member.filename for member in members}) < len(
+        members
+    ):
         raise InputError(f"{where}: claims to hold more than its {size:,} bytes")
     if any(member.filename.endswith(".pkl") and member.file_size > _MOST_PICKLE for member in members):
         raise InputError(f"{where}: its list of tensors is too long ({_MOST_PICKLE:,} bytes are allowed)")

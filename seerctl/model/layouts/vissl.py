@@ -145,7 +145,9 @@ def _split(parts: Sequence[Tensor], flat: Mapping[str, Any], prefix: str, path: 
     shapes = [tuple(int(side) for side in shape) for shape in flat["shapes"]]
     have, need = sum(part.numel() for part in parts), sum(math.prod(shape) for shape in shapes)
     if have != need or any(min(shape, default=1) < 0 for shape in shapes) or len({part.dtype for part in parts}) > 1:
-        raise InputError(f"{path}: '{prefix}{flat['names'][0]}' has {have:,} values in the shards, {need:,} by their list")
+        raise InputError(
+            f"{path}: '{prefix}{flat['names'][0]}' has {have:,} values in the shards, {need:,} by their list"
+        )
     found, position = {}, 0
     for name, shape in zip(flat["names"], shapes, strict=True):
         found[unwrap(prefix + name)] = joined(parts, position, shape)
