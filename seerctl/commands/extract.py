@@ -20,7 +20,7 @@ from seerctl.options import SeerCommand, data, output_path, overwrite
     "--model",
     required=True,
     metavar="RUN|FILE|torchvision:NAME",
-    help="A run of 'pretrain', a safetensors file, or a RegNetY of torchvision (@FILE or @DEFAULT: weights).",
+    help="A run of 'pretrain', a model that 'convert' reads, or a RegNetY of torchvision (@FILE or @DEFAULT: weights).",
 )
 @data
 @output_path("Feature file (HDF5); of several layers or corruptions a directory: <layer>.h5, <name>-<severity>.h5.")

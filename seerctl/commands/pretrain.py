@@ -39,7 +39,7 @@ EXAMPLES = (
 @click.option("--launcher", type=click.Choice(["auto", "local", "torchrun", "print"]), default="auto",
               help="Who starts the processes: as needed, nobody, torchrun, or you by printed commands.")  # fmt: skip
 @click.option("--init", type=click.Path(path_type=Path), default=None, metavar="WEIGHTS",
-              help="Start from these weights: a run, or a safetensors file of the same size.")  # fmt: skip
+              help="Start from these weights: a run, or a model of the same size that 'convert' reads.")  # fmt: skip
 @click.option("--set", multiple=True, metavar="KEY=VALUE",
               help="Override one value of the recipe, as in data.batch=512; may be repeated.")  # fmt: skip
 @click.option("--predict", type=click.Path(path_type=Path), default=None, metavar="SET",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pathlib import Path, PurePath
 import safetensors
 import torch
 
-from seerctl.errors import InputError
+from seerctl.errors import InputError, UsageError
 from seerctl.files import blame, read_json, sha256_file
 from seerctl.model.layouts import dcp, names
 from seerctl.model.layouts.entries import Entry, entry_of
@@ -136,7 +137,9 @@ def _facts_of_run(path: Path) -> dict[str, str]:
         from seerctl.recipe import load_recipe  # noqa: PLC0415  # only checkpoints of runs have one
 
         facts["recipe"] = recipe.read_text(encoding="utf-8", errors="replace")
-        facts["crop_size"] = str(load_recipe(recipe).augment.crops[0].size)
+        with contextlib.suppress(UsageError):  # of another version: the weights are what is asked for
+            loaded = load_recipe(recipe)
+            facts["crop_size"] = str(loaded.predict.size or loaded.augment.crops[0].size)
     return facts
 
 
