@@ -222,7 +222,7 @@ def describe(check: AnyCheck, record: Mapping[str, Any]) -> str:
     share = unit != ""
     if check.against == "threshold":
         return (
-            f"{name_of(record)} has {_amount(record['value'], share)}{unit}"
+            f"{name_of(record)} has {_apart(record['value'], check.bounds, share)}{unit}"
             f"{_between(record, share, '')}, demanded {_demand(check, share)}{unit}{_no_events(record)}"
         )
     side = "above" if record["value"] > 0 else "below"
@@ -240,6 +240,15 @@ def describe(check: AnyCheck, record: Mapping[str, Any]) -> str:
 
 def _amount(value: float, share: bool, sign: str = "") -> str:
     return format(100 * value, f"{sign}.1f") if share else format(value, f"{sign}.5g")
+
+
+def _apart(value: float, bounds: Iterable[float], share: bool) -> str:
+    """`_amount` with as many digits as tell the value from the bounds: 1.02 % is not "1.0 %, demanded <= 1 %"."""
+    if not share:
+        return _amount(value, share)
+    texts = (f"{100 * value:.{digits}f}" for digits in range(1, 5))
+    limits = [round(100 * bound, 9) for bound in bounds if bound != value]
+    return next((text for text in texts if float(text) not in limits), f"{100 * value:g}")
 
 
 def _limit(value: float, share: bool) -> str:

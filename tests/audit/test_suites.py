@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from seerctl.audit.baseline import load_baseline
 from seerctl.audit.policy import LoadedPolicy, SuiteCheck, load_policy, shipped
 from seerctl.audit.suite import Bars, Finding, SuiteName, SuiteResult, Table
 from seerctl.audit.suites import Inputs, audit, part_of
-from seerctl.audit.summary import assemble, jsonable
+from seerctl.audit.summary import _apart, assemble, jsonable
 from seerctl.errors import UsageError
 from seerctl.features.store import FeatureFile
 from seerctl.weighting import read_weights
@@ -262,3 +263,11 @@ def test_seer_labels_needs_no_labels(tmp_path: Path) -> None:
     values = {r["group"].get("skin"): r["value"] for r in report["checks"][0]["comparisons"] if len(r["group"]) == 1}
     assert (values["darker"], values["lighter"]) == (1.0, 0.0)
     assert (report["inputs"]["rows"], report["inputs"]["unlabelled"], report["exit_code"]) == (rows, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "bound", "text"),
+    [(0.0102, 0.01, "1.02"), (0.07004, 0.07, "7.004"), (0.01, 0.01, "1.0"), (0.034, 0.01, "3.4"), (0.0, 0.01, "0.0")],
+)
+def test_a_value_is_not_rounded_onto_its_bound(value: float, bound: float, text: str) -> None:
+    assert _apart(value, (-math.inf, bound), True) == text
