@@ -48,6 +48,7 @@ class Converted:
     size: str
     widths: tuple[int, ...]
     depths: tuple[int, ...]
+    group_widths: tuple[int, ...]
     parameters: int
     head: str
     output: str
@@ -103,6 +104,7 @@ def convert(
         size=name_of(source.size),
         widths=source.size.widths,
         depths=source.size.depths,
+        group_widths=source.size.group_widths,
         parameters=_parameters(trunk) + _parameters(head),
         head=_kind(head),
         output=str(output),

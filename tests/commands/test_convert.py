@@ -47,6 +47,7 @@ def test_scripts_get_the_same(seerctl: Run, run: Path, tmp_path: Path, kind: str
     result = seerctl("convert", run, "-o", place, "--to", "hf", "--head", "drop", "--output-format", kind)
     found = json.loads(result.stdout)
     assert (found["layout"], found["to"], found["head"]) == ("seerctl safetensors", "hf", "none")
+    assert (found["widths"], found["depths"], found["group_widths"]) == ([16, 32, 48, 96], [1, 1, 2, 1], [8] * 4)
     assert found["source_sha256"] == sha256_file(run / "weights.safetensors")
     assert found["parameters"] == sum(parameter.numel() for parameter in build_trunk(size_in(run)).parameters())
     assert (found["bytes"], found["sha256"]) == (place.stat().st_size, sha256_file(place))
