@@ -21,6 +21,8 @@ from seerctl.augment.multicrop import MultiCrop
 from seerctl.cli import run
 from seerctl.errors import InputError, UsageError
 from seerctl.features.store import FeatureFile
+from seerctl.model.regnet import build_trunk
+from seerctl.model.sizes import RegNetSize
 from seerctl.model.weights import load_weights, save_weights
 from seerctl.predictions import read_predictions
 from seerctl.recipe import load_recipe
@@ -180,9 +182,8 @@ def test_the_size_comes_from_the_weights(swav: Path, tmp_path: Path, tuned: tupl
     state = load_weights(swav / "weights.safetensors").trunk
     torch.save(state, tmp_path / "trunk.pth")
     assert sized(recipe, tmp_path / "trunk.pth").model.size == "micro"
-    narrow = {key: value[:24] if key.startswith("trunk_output.block4.block4-0.f.b.0") else value
-              for key, value in state.items()}  # fmt: skip
-    save_weights(tmp_path / "odd.safetensors", {f"trunk.{key}": value for key, value in narrow.items()}, {})
+    odd = build_trunk(RegNetSize((1, 1), (16, 24), (8, 8), stem_width=16)).state_dict()
+    save_weights(tmp_path / "odd.safetensors", {f"trunk.{key}": value for key, value in odd.items()}, {})
     with pytest.raises(InputError, match="a trunk of no named size"):
         sized(recipe, tmp_path / "odd.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((swav / "weights.safetensors").read_bytes()[:999])
