@@ -203,7 +203,7 @@ def rename(trunk: Iterable[str], head: Iterable[str], layout: Layout) -> tuple[d
     for key in head:
         theirs = layout.head_out(key)
         if theirs is None:
-            raise UsageError(f"{layout.title} has no place for a SwAV head ('{key}')", "Pass --head drop")
+            raise UsageError(f"{layout.title} has no place for the head's '{key}'", "Pass --head drop")
         heads[key] = theirs
     return named, heads
 
