@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from seerctl.errors import Saved
+from seerctl.model.convert import convert
 from seerctl.predictions import read_predictions
 from seerctl.train.metrics import Metrics
 from seerctl.train.start import train
@@ -136,6 +138,15 @@ def test_two_ranks_go_on_where_one_stopped(folder: Path) -> None:
     reports = json.loads((folder / "reports.json").read_text())
     assert [report["resumed"] for report in reports] == ["3", "3"]
     assert _losses(folder / "one-then-two") == pytest.approx(_losses(folder / "one"), abs=1e-4)
+
+
+def test_a_checkpoint_of_two_ranks_becomes_one_file(folder: Path, tmp_path: Path) -> None:
+    run = folder / "one-then-two"
+    done = convert(run / "checkpoints" / "step-00000008", tmp_path / "out.safetensors")
+    assert len(list((run / "checkpoints" / "step-00000008").glob("__*_0.distcp"))) == 2
+    ours, theirs = load_file(tmp_path / "out.safetensors"), load_file(run / "weights.safetensors")
+    assert (done.layout, ours.keys()) == ("seerctl checkpoint", theirs.keys())
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
 
 
 def test_two_ranks_learn_and_predict_what_one_does(folder: Path) -> None:
