@@ -14,9 +14,10 @@ from seerctl.cli import run
 from seerctl.errors import InputError, UsageError
 from seerctl.shards.index import ShardSet
 from seerctl.shards.metadata import read_keys, read_metadata
+from seerctl.shards.verify import verify
 from seerctl.weighting import SampleWeights, load_sampling, read_weights, write_weights
 from tests.pictures import draw
-from tests.streams import meta_of, set_of, shards_of, stream_of
+from tests.streams import meta_of, numbered, set_of, shards_of, stream_of
 
 
 @pytest.fixture
@@ -277,3 +278,51 @@ def test_other_suffixes_are_refused(shards: ShardSet, tmp_path: Path) -> None:
         load_sampling(shards, str(tmp_path / "w.txt"))
     with pytest.raises(InputError, match="no such file"):
         load_sampling(shards, str(tmp_path / "w.h5"))
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".csv"])
+def test_weights_become_a_column_of_new_shards(shards: ShardSet, tmp_path: Path, suffix: str) -> None:
+    weights = weights_of(shards)
+    write_weights(tmp_path / f"w{suffix}", weights)
+    stream = stream_of(numbered(range(40)))  # ten samples of the file never come
+    shards_of(tmp_path / "weighted", stream, weights=tmp_path / f"w{suffix}", maxcount=16)
+    with ShardSet.open(tmp_path / "weighted") as found:
+        expected = dict(zip(weights.keys.tolist(), weights.weight.tolist(), strict=True))
+        assert {s.key.encode(): s.meta["columns"]["weight"] for s in found} == {
+            s.key.encode(): expected[s.key.encode()] for s in found
+        }
+        assert len(found) == 40
+        assert [s.meta["columns"]["label"] for s in found] == ["abc"[number % 3] for number in range(40)]
+        assert verify(found) == []
+        sampling = load_sampling(found, "weight")
+        assert sampling.weight.tolist() == [expected[key] for key in read_keys(found).tolist()]
+
+
+def test_a_sample_without_a_weight_leaves_no_set(shards: ShardSet, tmp_path: Path) -> None:
+    write_weights(tmp_path / "w.h5", weights_of(shards))
+    stream = stream_of(numbered(range(60)))
+    with pytest.raises(InputError, match=r"w\.h5: no weight for sample .* \(pictures/50\.jpg\)"):
+        shards_of(tmp_path / "weighted", stream, weights=tmp_path / "w.h5")
+    assert not (tmp_path / "weighted" / "index.json").exists()
+    (tmp_path / "twice.csv").write_text(f"key,weight\n{'a' * 25},1\n{'a' * 25},2\n")
+    with pytest.raises(InputError, match="twice"):
+        shards_of(tmp_path / "weighted", stream, weights=tmp_path / "twice.csv")
+
+
+def test_shard_takes_what_balance_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = ["path,label,gender"]
+    for number in range(24):
+        draw(number).save(f"{number}.png")
+        rows.append(f"{number}.png,{('cat', 'dog')[number % 2]},{'f' if number % 8 < 2 else 'm'}")
+    Path("photos.csv").write_text("\n".join(rows))
+    assert run(["-q", "ingest", "photos.csv", "-o", "stream.tar"]) == 0
+    assert run(["-q", "shard", "stream.tar", "-o", "plain"]) == 0
+    assert run(["-q", "audit", "--balance", "--data", "plain", "--groups", "gender", "-o", "audit"]) == 0
+    assert run(["-q", "shard", "stream.tar", "-o", "weighted", "--weights", "audit/weights.h5"]) == 0
+    with ShardSet.open(tmp_path / "weighted") as found:
+        weight = load_sampling(found, "weight").weight
+        few = np.array([sample.meta["columns"]["gender"] == "f" for sample in found])
+        assert few.mean() == 0.25
+        assert weight[few].sum() > 0.45 * weight.sum()
+    assert run(["-q", "shard", "--drop", "x", "--weights", "audit/weights.h5", "-o", "weighted"]) == 2

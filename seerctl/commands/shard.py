@@ -65,6 +65,13 @@ class ByteSize(click.ParamType[int]):
 )
 @jobs
 @click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="Sample weights ('audit --balance') to become the column 'weight', for 'pretrain --set data.weights=weight'.",
+)
+@click.option(
     "--drop",
     type=click.Path(path_type=Path),
     default=None,
@@ -75,7 +82,8 @@ class ByteSize(click.ParamType[int]):
 @overwrite
 def shard(
     streams_: tuple[str, ...], output: Path, prefix: str, maxcount: int, maxsize: int, split: str | None,
-    streams: int | None, dedup: str | None, jobs: int | None, drop: Path | None, append: bool, overwrite: bool,
+    streams: int | None, dedup: str | None, jobs: int | None, weights: Path | None, drop: Path | None, append: bool,
+    overwrite: bool,
 ) -> None:  # fmt: skip
     """Write streams of 'seerctl ingest' into verified WebDataset shards with an index.
 
@@ -89,7 +97,7 @@ def shard(
     """
     if drop is not None:
         others = {"STREAM": streams_, "--split": split, "--streams": streams, "--dedup": dedup, "--jobs": jobs,
-                  "--append": append, "--overwrite": overwrite}  # fmt: skip
+                  "--weights": weights, "--append": append, "--overwrite": overwrite}  # fmt: skip
         clash = next((name for name, value in others.items() if value), None)
         if clash is not None:
             raise UsageError(f"shard: --drop takes no {clash}", "Only -o DIR goes with it")
@@ -103,7 +111,7 @@ def shard(
 
     options = ShardOptions(
         prefix, maxcount, maxsize, Split.parse(split) if split else None, streams, append, overwrite,
-        near=NEAR if dedup else None, jobs=jobs,
+        near=NEAR if dedup else None, jobs=jobs, weights=weights,
     )  # fmt: skip
     with Progress("shard", unit="samples") as progress:
         report = write_shards(_open(streams_ or ("-",)), output, options, progress)

@@ -34,7 +34,7 @@ class ShardOptions:
     """How a set is cut: at most `maxcount` samples and `maxsize` bytes a shard (one sample may be larger).
 
     near: leave out samples whose perceptual hash differs in at most so many bits from one that was kept; `jobs`
-    processes compute the hashes.
+    processes compute the hashes. weights: a file whose sample weights become the column `weight`.
     """
 
     prefix: str = "shard"
@@ -46,6 +46,7 @@ class ShardOptions:
     overwrite: bool = False
     near: int | None = None
     jobs: int | None = None
+    weights: Path | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.prefix):

@@ -109,6 +109,11 @@ class _Dealer:
             from seerctl.shards.dedup import NearFilter  # noqa: PLC0415
 
             self._near = NearFilter(options.near, options.jobs)
+        self._weigh: Callable[[Record], Record] | None = None
+        if options.weights is not None:
+            from seerctl.shards.weigh import Weigher  # noqa: PLC0415  # numpy and h5py, as above
+
+            self._weigh = Weigher(options.weights)
 
     def __enter__(self) -> _Dealer:
         return self
@@ -166,7 +171,7 @@ class _Dealer:
                 return
             self._near.keep(item.key, look)
         self._keys.add(packed)
-        self.writers[name].add(item)
+        self.writers[name].add(item if self._weigh is None else self._weigh(item))
 
 
 def _existing(output: Path, options: ShardOptions) -> list[Path]:
