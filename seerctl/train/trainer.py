@@ -205,7 +205,12 @@ class Trainer:
         self._saved = self.step
         started = time.perf_counter()
         tensors = self._tensors()
-        facts = {"schema": "seer-checkpoint-1", "seerctl": __version__, "index_sha256": self.shards.sha256}
+        facts = {
+            "schema": "seer-checkpoint-1",
+            "seerctl": __version__,
+            "index_sha256": self.shards.sha256,
+            "weights": self._metadata(),
+        }
         keep = self.recipe.checkpoint.keep
         checkpoint.save(self.run.checkpoints, self.step, tensors, facts, keep, self.world)
         self._clock.started += time.perf_counter() - started  # not the speed of training
@@ -230,19 +235,22 @@ class Trainer:
     def _finish(self) -> None:
         state = whole_state(self.model, self.world)
         if self.world.first:
-            recipe = self.recipe
-            metadata = {
-                "size": recipe.model.size,
-                "seerctl": __version__,
-                "step": str(self.step),
-                "recipe": dump(recipe),
-                "index_sha256": self.shards.sha256,
-                **({"sample_weights_sha256": self.sampling.sha256} if self.sampling else {}),
-                **({"init_sha256": self.run.init_sha256} if self.run.init_sha256 else {}),
-                "crop_size": str(recipe.predict.size or recipe.augment.crops[0].size),
-                **self._head_facts(),
-            }
-            save_weights(self.run.weights, state, metadata)
+            save_weights(self.run.weights, state, self._metadata())
+
+    def _metadata(self) -> dict[str, str]:
+        """What weights of this moment say of themselves, in a file of their own or in a checkpoint."""
+        recipe = self.recipe
+        return {
+            "size": recipe.model.size,
+            "seerctl": __version__,
+            "step": str(self.step),
+            "recipe": dump(recipe),
+            "index_sha256": self.shards.sha256,
+            **({"sample_weights_sha256": self.sampling.sha256} if self.sampling else {}),
+            **({"init_sha256": self.run.init_sha256} if self.run.init_sha256 else {}),
+            "crop_size": str(recipe.predict.size or recipe.augment.crops[0].size),
+            **self._head_facts(),
+        }
 
     def _head_facts(self) -> dict[str, str]:
         """What the head's outputs mean, as the weights' metadata says it."""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from seerctl.cli import run
 from seerctl.errors import InputError, Saved, UsageError
+from seerctl.model.convert import convert
 from seerctl.model.heads import Classifier, ClassifierHead
 from seerctl.model.init import init_weights
 from seerctl.model.regnet import build_trunk
@@ -137,6 +138,11 @@ def test_metrics_and_files_of_a_run(finished: Path, shards: Path) -> None:
         "clf.0.weight": (4, 64), "clf.0.bias": (4,),
     }  # fmt: skip
     assert (weights.metadata["target"], json.loads(weights.metadata["classes"])) == ("label", ["0", "1", "2", "3"])
+    checkpoint = max((finished / "checkpoints").iterdir())
+    convert(checkpoint, finished.with_name("converted.safetensors"))
+    converted = load_weights(finished.with_name("converted.safetensors"))
+    assert converted.metadata.items() >= weights.metadata.items()  # a checkpoint knows what its weights are
+    assert all(torch.equal(converted.head[name], value) for name, value in weights.head.items())
     text = (finished / "recipe.toml").read_text()
     assert "label_smoothing" in text
     assert not any(key in text for key in ("temperature", "prototypes", "queue", "accumulated_codes"))

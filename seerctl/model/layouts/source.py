@@ -129,6 +129,9 @@ def _facts_of_run(path: Path) -> dict[str, str]:
     """What `pretrain` writes into weights, from the files beside a checkpoint of a run."""
     facts = {}
     state = read_json(path / "state.json") if (path / "state.json").is_file() else {}
+    told = state.get("weights") if isinstance(state, dict) else None
+    if isinstance(told, dict):
+        return {str(key): value for key, value in told.items() if isinstance(value, str)}
     for key in ("step", "index_sha256"):
         if isinstance(state, dict) and key in state:
             facts[key] = str(state[key])
