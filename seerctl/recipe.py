@@ -57,15 +57,19 @@ class DataConfig:
 
     `weights`: a file (.h5, .csv, .jsonl, .parquet), or a numeric column of the set: how often each sample is to come.
     Empty: once an epoch each. `fraction` of the labelled samples of each class, picked by key and run.seed, are all
-    that a supervised run sees; those of a smaller fraction are among those of a larger one.
+    that a supervised run sees; those of a smaller fraction are among those of a larger one. `max_damaged`: the share of
+    images that may turn out to be undecodable; each is counted and replaced by the next of the set. Ten are always let
+    pass, but for 0, which stops at the first.
     """
 
     batch: int = 256
     workers: int | Literal["auto"] = "auto"
     weights: str = ""
     fraction: float = 1.0
+    max_damaged: float = 0.001
 
     def __post_init__(self) -> None:
+        _require(0 <= self.max_damaged <= 1, "max_damaged is a share, in [0, 1]")
         _require(0 < self.fraction <= 1, "fraction must be in (0, 1]")
         _require(self.batch >= 2, "batch must be at least 2")
         _require(self.workers == "auto" or self.workers >= 0, "workers must not be negative")

@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from seerctl.augment.decode import DecodeError, to_rgb
+from seerctl.augment.decode import DecodeError, Pixels, to_rgb
 from seerctl.augment.multicrop import MultiCrop
 from seerctl.errors import InputError, SeerctlError
 from seerctl.recipe import Recipe
@@ -26,12 +26,15 @@ from seerctl.shards.subset import Samples
 from seerctl.train.labels import Labels, class_of
 from seerctl.train.world import Fault, World, portable, rebuilt
 
+_PATIENCE = 16  # damaged samples in a row that are passed over
+
 
 @dataclass(slots=True)
 class CropBatch:
     """One rank's part of a step: per kind of crop a float32 tensor (count * B, 3, S, S), crop-major.
 
-    `labels` (B,) int64 codes into the classes, of a supervised run.
+    `labels` (B,) int64 codes into the classes, of a supervised run. `damaged`: what was to come and could not be
+    decoded, as (key, reason); `keys` has what came instead.
 
     `fault` stands for crops when reading failed: (class, message, hint), as a worker process cannot raise here.
     """
@@ -41,6 +44,7 @@ class CropBatch:
     keys: list[str]
     crops: list[Tensor]
     labels: Tensor | None = None
+    damaged: list[tuple[str, str]] = field(default_factory=list)
     fault: Fault | None = None
 
     def pin_memory(self) -> CropBatch:
@@ -55,7 +59,7 @@ class Views:
 
     def __init__(self, recipe: Recipe, shards: Samples, labels: Labels | None = None) -> None:
         self.multicrop = MultiCrop(recipe.augment, recipe.run.seed)
-        self.location, self.samples = shards.location, len(shards)
+        self.shards, self.location, self.samples = shards, shards.location, len(shards)
         self.target = "" if labels is None else labels.target
         self.codes = {} if labels is None else {name: code for code, name in enumerate(labels.classes)}
 
@@ -73,19 +77,32 @@ class Views:
         Raises:
             InputError: a sample that cannot be decoded, or whose label is none of the classes; the message names it.
         """
-        images = []
-        for sample in batch.samples:
-            try:
-                images.append(to_rgb(sample.image))
-            except DecodeError as error:
-                raise InputError(
-                    f"{self.location}: sample {sample.key} cannot be decoded ({error})",
-                    "Write the set again from 'seerctl ingest --check decode'",
-                ) from None
+        damaged: list[tuple[str, str]] = []
+        pairs = list(zip(batch.samples, batch.indices.tolist(), strict=True))
+        samples, images = zip(*(self.picture(sample, index, damaged) for sample, index in pairs), strict=True)
         draws = batch.indices + self.samples * batch.copies  # a sample that comes twice is seen in two ways
         crops = self.multicrop(images, draws, batch.epochs)
-        labels = torch.tensor([self.label(sample) for sample in batch.samples]) if self.target else None
-        return CropBatch(batch.step, int(batch.epochs[0]), [sample.key for sample in batch.samples], crops, labels)
+        labels = torch.tensor([self.label(sample) for sample in samples]) if self.target else None
+        return CropBatch(batch.step, int(batch.epochs[0]), [sample.key for sample in samples], crops, labels, damaged)
+
+    def picture(self, sample: Sample, index: int, damaged: list[tuple[str, str]]) -> tuple[Sample, Pixels]:
+        """`sample`, which stands at `index`, decoded; or the first after it that can be, which no rank decides.
+
+        Raises:
+            InputError: `_PATIENCE` of them in a row cannot.
+        """
+        reason = ""
+        for place in range(index, index + _PATIENCE):
+            taken = sample if place == index else self.shards.read(place % self.samples)
+            try:
+                return taken, to_rgb(taken.image)
+            except DecodeError as error:
+                reason = reason or str(error)
+                damaged.append((taken.key, str(error)))
+        raise InputError(
+            f"{self.location}: sample {sample.key} cannot be decoded ({reason}), nor can the {_PATIENCE - 1} after it",
+            "Write the set again from 'seerctl ingest --check decode'",
+        )
 
     def label(self, sample: Sample) -> int:
         """The code of a sample's class.

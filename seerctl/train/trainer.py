@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from seerctl import __version__
-from seerctl.errors import Diverged, Saved
+from seerctl.errors import Diverged, InputError, Saved
 from seerctl.files import write_json
 from seerctl.model.load import fill_model
 from seerctl.model.sizes import size_named
@@ -36,15 +36,18 @@ from seerctl.train.world import World
 from seerctl.weighting import Sampling, check_weights
 
 _log = logging.getLogger("seerctl")
+_TOLD = 5  # damaged images that a rank names on stderr
+_LET_PASS = 10  # damaged images that a rank lets pass whatever their share
 
 
 @dataclass(slots=True)
 class Clock:
-    """What happened since the last metrics row: seconds, of them waiting for data, and steps."""
+    """What happened since the last metrics row: seconds, of them waiting for data, steps, and damaged images."""
 
     started: float = 0.0
     waited: float = 0.0
     steps: int = 0
+    damaged: int = 0
 
 
 class Trainer:
@@ -83,6 +86,7 @@ class Trainer:
         self._saved = -1  # the step of the newest checkpoint
         self._clock = Clock()
         self._suspicious = 0
+        self._seen = self._damaged = 0  # images of this rank since the start or the resume
         self._resume(init)
 
     def fit(self) -> None:
@@ -138,8 +142,17 @@ class Trainer:
 
     def _agree(self, batch: CropBatch, loss: Tensor, reason: str | None) -> bool:
         """Whether any rank wants to stop; the one place where all ranks look at the loss before the update."""
-        flags = torch.stack([loss.isfinite().logical_not().float(), torch.full_like(loss, float(reason is not None))])
-        broken, stopping = self.world.largest(flags).tolist()
+        wishes = [float(reason is not None), float(self._too_damaged(batch))]
+        flags = torch.cat([loss.isfinite().logical_not().float().view(1), loss.new_tensor(wishes)])
+        broken, stopping, damaged = self.world.largest(flags).tolist()
+        if damaged:
+            lists = [entry for part in self.world.gather(batch.damaged) for entry in part]
+            key, why = lists[-1] if lists else ("", "")
+            raise InputError(
+                f"{self.shards.location}: more images cannot be decoded than data.max_damaged lets pass, the last "
+                f"{key} ({why})",
+                "Write the set again from 'seerctl ingest --check decode', or raise it",
+            )
         if broken:
             keys = [key for part in self.world.gather(batch.keys) for key in part]
             report = self.run.path / "diverged.json"
@@ -149,6 +162,16 @@ class Trainer:
                 f"Lower optim.lr or set parallel.precision=fp32; the step's samples are in {report}",
             )
         return bool(stopping)
+
+    def _too_damaged(self, batch: CropBatch) -> bool:
+        """Count what of `batch` could not be decoded, and say so; whether it was too much."""
+        for key, why in batch.damaged[: max(0, _TOLD - self._damaged)]:
+            _log.warning("sample %s cannot be decoded (%s): the next one of the set took its place", key, why)
+        self._seen += len(batch.keys)
+        self._damaged += len(batch.damaged)
+        self._clock.damaged += len(batch.damaged)
+        most = self.recipe.data.max_damaged
+        return self._damaged > (max(_LET_PASS, most * self._seen) if most else 0)
 
     def _after_step(self, batch: CropBatch, found: dict[str, Tensor]) -> None:
         self._clock.steps += 1
@@ -164,6 +187,9 @@ class Trainer:
 
     def _write_metrics(self, batch: CropBatch, found: dict[str, Tensor]) -> None:
         # The one place where the host reads numbers off the device.
+        found["damaged"] = found["loss"].new_tensor(
+            float(self._clock.damaged * self.world.size)
+        )  # a mean becomes a sum
         names = sorted(found)
         values = dict(
             zip(names, self.world.mean(torch.stack([found[name].float() for name in names])).tolist(), strict=True)
@@ -174,10 +200,11 @@ class Trainer:
             "epoch": batch.epoch,
             "loss": values["loss"],
             **derived(self.recipe, values["loss"]),
-            **{name: value for name, value in values.items() if name != "loss"},
+            **{name: value for name, value in values.items() if name not in ("loss", "damaged")},
             "lr": lr_at(self.step - 1, self.steps, self.peak, self.recipe.schedule),
             "images_per_second": self._clock.steps * self.recipe.data.batch / seconds,
             "data_wait": self._clock.waited / seconds,
+            "damaged": round(values["damaged"]),
         }
         if self.world.first:
             self.run.metrics.append(row)

@@ -127,6 +127,7 @@ def test_metrics_and_files_of_a_run(finished: Path, shards: Path) -> None:
     rows = Metrics(finished / "metrics.jsonl").rows()
     assert set(rows[0]) == {
         "step", "epoch", "loss", "top1", "gradient_norm", "lr", "images_per_second", "data_wait",
+        "damaged",
     }  # fmt: skip
     labels = json.loads((finished / "run.json").read_text())["labels"]
     assert labels == {

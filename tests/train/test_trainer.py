@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -83,7 +84,7 @@ def test_metrics_say_what_the_contract_says(finished: Path) -> None:
     rows = Metrics(finished / "metrics.jsonl").rows()
     assert set(rows[0]) == {
         "step", "epoch", "loss", "loss_over_ln_k", "prototype_entropy", "feature_std", "gradient_norm", "lr",
-        "images_per_second", "data_wait",
+        "images_per_second", "data_wait", "damaged",
     }  # fmt: skip
     assert [row["epoch"] for row in rows] == [
         0,
@@ -248,6 +249,50 @@ def test_a_sample_that_cannot_be_decoded_is_named(
     monkeypatch.setattr("seerctl.train.data.to_rgb", fail)
     with pytest.raises(InputError, match=r"sample [0-9a-f]{16}-[0-9a-f]{8} cannot be decoded \(not an image\)"):
         train(small_recipe(), shards, tmp_path / "run")
+
+
+@pytest.fixture
+def spoilt(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[bytes]]:
+    """Let the first N samples of the set be undecodable; the list holds each one that was met."""
+    from seerctl.augment import decode
+
+    def spoil(count: int) -> list[bytes]:
+        with ShardSet.open(shards) as opened:
+            bad = {sample.image for sample in itertools.islice(opened, count)}
+        met: list[bytes] = []
+
+        def to_rgb(image: bytes) -> object:
+            if image in bad:
+                met.append(image)
+                raise decode.DecodeError("spoilt")
+            return decode.to_rgb(image)
+
+        monkeypatch.setattr("seerctl.train.data.to_rgb", to_rgb)
+        return met
+
+    return spoil
+
+
+def test_damaged_samples_are_replaced_and_counted(
+    finished: Path, shards: Path, tmp_path: Path, spoilt: Callable[[int], list[bytes]], heard: Callable[[], list[str]]
+) -> None:
+    met = spoilt(2)
+    train(small_recipe("data.max_damaged=0.5"), shards, tmp_path / "run")
+    rows = Metrics(tmp_path / "run" / "metrics.jsonl").rows()
+    assert sum(row["damaged"] for row in rows) == len(met) > 4  # two, in three epochs, and one on the other's place
+    assert _losses(tmp_path / "run") != _losses(finished)
+    told = [line for line in heard() if "cannot be decoded (spoilt): the next one of the set took its place" in line]
+    assert len(told) == 5
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 0.0), (10, 0.001), (20, 0.2)])
+def test_too_many_damaged_samples_stop_the_run(
+    shards: Path, tmp_path: Path, spoilt: Callable[[int], list[bytes]], count: int, most: float
+) -> None:
+    spoilt(count)
+    with pytest.raises(InputError, match=r"more images cannot be decoded than data\.max_damaged .* \(spoilt\)|nor can"):
+        train(small_recipe(f"data.max_damaged={most}", "data.batch=8"), shards, tmp_path / "run")
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
 def test_initial_weights_from_a_run(finished: Path, shards: Path, tmp_path: Path) -> None:
