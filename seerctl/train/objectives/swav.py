@@ -314,14 +314,13 @@ class SwAV:
         """The codes of a whole batch before its micro-batches: as in training, but BatchNorm counts nothing twice."""
         size, assigned = batch // self.parts, self.assigned * batch
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-        before = [norm.momentum for norm in norms]
+        before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
         for norm in norms:
-            norm.momentum = 0.0
+            # A counter of its own: fairscale's checkpoints do not count without gradients, everything else does.
+            norm.momentum, norm.num_batches_tracked = 0.0, _copy(norm.num_batches_tracked)
         found = [model(_rows(big[:assigned], batch, slice(start, start + size))) for start in range(0, batch, size)]
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.sub_(self.parts)
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
         projections, scores = (
             torch.cat([one.view(-1, size, one.shape[1]) for one in tensors], 1).flatten(0, 1)
             for tensors in zip(*found, strict=True)
@@ -356,6 +355,10 @@ def padded(crops: Sequence[Tensor]) -> list[tuple[Tensor, list[tuple[int, int]]]
     size = crops[0].shape[-1]
     filled = [F.pad(kind, (0, size - kind.shape[-1], 0, size - kind.shape[-1])) for kind in crops]
     return [(torch.cat(filled), [(len(kind), kind.shape[-1]) for kind in crops])]
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()
 
 
 def _whole(weight: Tensor) -> Tensor:
