@@ -156,11 +156,11 @@ def _mixed_policy(model: Model, mesh: DeviceMesh, dtype: torch.dtype, reduce: to
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if has_override():
         kept = {id(parameter) for norm in norms for parameter in norm.parameters()}
-        return MixedPrecisionPolicy(
-            param_dtype=dtype,
-            reduce_dtype=reduce,
-            param_dtype_override_fn=lambda parameter: torch.float32 if id(parameter) in kept else None,
-        )
+        # Spread from a dict: types have to check with a torch whose policy has no such field too.
+        override: dict[str, Any] = {
+            "param_dtype_override_fn": lambda parameter: torch.float32 if id(parameter) in kept else None
+        }
+        return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduce, **override)
     # There, BatchNorms are groups of their own, which see the input as it comes.
     for norm in norms:
         fully_shard(
