@@ -1,0 +1,183 @@
+"""Every protocol by name: what it reads, which options it takes, what it measures. Nothing is imported until it runs.
+
+To register one, add a row to `PROTOCOLS`. `load` is a function that is called as `load(<input>=PATH, ..., target=NAME)`
+(an input with `many` gets a list of paths; one that is left out is not passed; `target` is not passed where the
+protocol has none) and returns the task, checked. `run` is called as `run(task, <option>=VALUE, ...)` and returns a
+`ProbeResult`; it also gets `device`, `progress` and `full` where it has parameters of these names. Options whose
+`stage` is "load" go to `load`. A test compares the defaults written here with those of the functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from seerctl.errors import UsageError, did_you_mean
+from seerctl.typed import convert
+
+if TYPE_CHECKING:
+    from seerctl.probes.report import ProbeResult
+
+Progress = Callable[[int], None]
+Inputs = Mapping[str, Path | Sequence[Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A feature file that a protocol reads; of `many` there may be several."""
+
+    help: str
+    required: bool = True
+    many: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A setting of a protocol. hint: its type, as `typed.convert` checks it. parameter: the name that the function has
+    for it, where that is another one. stage: the function that it goes to."""
+
+    hint: Any
+    default: Any
+    help: str
+    parameter: str = ""
+    stage: Literal["load", "run"] = "run"
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """A row of the table. load, run: "module:function". metrics: names, or patterns with * (of several k, say)."""
+
+    summary: str
+    load: str
+    run: str
+    inputs: Mapping[str, Input]
+    metrics: tuple[str, ...]
+    target: bool = True
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+    def measures(self, metric: str) -> bool:
+        """Whether a report of this protocol can hold `metric`."""
+        return any(fnmatchcase(metric, pattern) for pattern in self.metrics)
+
+
+TRAIN = Input("features to learn from")
+TEST = Input("features to score on, of the same model and layer")
+CLASSIFICATION = {"train": TRAIN, "test": TEST}
+TASK = "seerctl.probes.task:load_task"
+
+PROTOCOLS: dict[str, Protocol] = {
+    "knn": Protocol(
+        summary="weighted cosine k-nearest neighbours",
+        load=TASK, run="seerctl.probes.knn:knn", inputs=CLASSIFICATION,
+        metrics=("top1", "top5", "mean_per_class", "top1_k*", "top5_k*"),
+        options={
+            "k": Option(tuple[int, ...], (10, 20, 100, 200), "neighbours; the headline is 20, else the first", "ks"),
+            "temperature": Option(float, 0.07, "votes weigh exp(similarity / temperature)"),
+        },
+    ),
+    "linear": Protocol(
+        summary="L2-regularised logistic regression, its penalty chosen on held-out training rows",
+        load=TASK, run="seerctl.probes.linear:linear", inputs=CLASSIFICATION,
+        metrics=("top1", "top5", "mean_per_class"),
+        options={
+            "l2": Option(tuple[float, ...], (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), "penalties to choose from",
+                         "penalties"),
+            "validation": Option(float, 0.2, "share of the training rows held out for the choice"),
+            "seed": Option(int, 0, "of the held-out part"),
+        },
+    ),
+}  # fmt: skip
+
+
+def protocol(name: str, where: str = "probe") -> Protocol:
+    """The protocol called `name`; `where` begins the message.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise UsageError(f"{where}: no protocol '{name}'", did_you_mean(name, PROTOCOLS))
+    return PROTOCOLS[name]
+
+
+def checked_options(name: str, options: Mapping[str, Any], where: str = "probe") -> dict[str, Any]:
+    """Every option of the protocol `name`: those given, checked, and the defaults of the others.
+
+    Raises:
+        UsageError: an unknown option, or a value of a wrong type.
+    """
+    known = protocol(name, where).options
+    for key in options:
+        if key not in known:
+            hint = did_you_mean(key, known) if known else "It has none"
+            raise UsageError(f"{where}: {name} has no option '{key}'", hint)
+    return {
+        key: convert(option.hint, options[key], where, key) if key in options else option.default
+        for key, option in known.items()
+    }
+
+
+def check_inputs(name: str, inputs: Mapping[str, Any], target: str | None, where: str = "probe") -> None:
+    """Make sure that the protocol `name` gets the inputs that it needs and no others, and a target if it needs one.
+
+    Raises:
+        UsageError: it does not.
+    """
+    found = protocol(name, where)
+    for key in inputs:
+        if key not in found.inputs:
+            raise UsageError(f"{where}: {name} has no input '{key}'", did_you_mean(key, found.inputs))
+    for key, wanted in found.inputs.items():
+        if wanted.required and key not in inputs:
+            raise UsageError(f"{where}: {name} needs '{key}'", f"Name {wanted.help}")
+        if not wanted.many and isinstance(inputs.get(key), (list, tuple)):
+            raise UsageError(f"{where}: {name} takes one '{key}', not several")
+    if found.target and not target:
+        raise UsageError(f"{where}: {name} needs a target", "Name the column to predict")
+    if target and not found.target:
+        raise UsageError(f"{where}: {name} has no target, and '{target}' was named")
+
+
+def run_protocol(
+    name: str, inputs: Inputs, target: str | None = None, options: Mapping[str, Any] | None = None, *,
+    device: str = "cpu", progress: Progress | None = None, full: bool = False,
+) -> ProbeResult:  # fmt: skip
+    """Load the task of the protocol `name` from feature files and score it.
+
+    full: keep the scores of every class, where the protocol can.
+
+    Raises:
+        UsageError: an unknown protocol, input or option, a missing one, or what the protocol refuses.
+        InputError: files that are damaged or do not fit the protocol.
+    """
+    check_inputs(name, inputs, target)
+    values, found = checked_options(name, options or {}), PROTOCOLS[name]
+    stages: dict[str, dict[str, Any]] = {"load": {}, "run": {}}
+    for key, option in found.options.items():
+        stages[option.stage][option.parameter or key] = values[key]
+    run = resolve(found.run)
+    shared = {"device": device, "progress": progress, "full": full}
+    takes = inspect.signature(run).parameters
+    task = resolve(found.load)(
+        **_paths(found, inputs), **({"target": target} if found.target else {}), **stages["load"]
+    )
+    result = run(task, **stages["run"], **{key: value for key, value in shared.items() if key in takes})
+    return cast("ProbeResult", result)
+
+
+def _paths(found: Protocol, inputs: Inputs) -> dict[str, Any]:
+    return {
+        key: [value] if found.inputs[key].many and isinstance(value, (str, Path)) else value
+        for key, value in inputs.items()
+    }
+
+
+def resolve(entry: str) -> Callable[..., Any]:
+    """The function that "module:function" names, imported now."""
+    module, _, function = entry.partition(":")
+    return cast("Callable[..., Any]", getattr(importlib.import_module(module), function))
