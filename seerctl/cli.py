@@ -37,8 +37,11 @@ COMMANDS = {
     "completion": ("seerctl.commands.completion:completion", "Print the shell's completion script."),
 }
 PROBES = {
-    "knn": ("seerctl.commands.probe:knn", "Weighted cosine k-nearest neighbours."),
-    "linear": ("seerctl.commands.probe:linear", "L2-regularised logistic regression, chosen on a validation split."),
+    "knn": ("seerctl.commands.probes.knn:knn", "Weighted cosine k-nearest neighbours."),
+    "linear": (
+        "seerctl.commands.probes.linear:linear",
+        "L2-regularised logistic regression, chosen on a validation split.",
+    ),
 }
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seerctl.errors import UsageError
-from seerctl.probes.report import ProbeResult, hit_metrics, make_result, rank
+from seerctl.probes.classification import METRIC_NAMES, hit_metrics, make_result, rank
+from seerctl.probes.report import ProbeResult
 from seerctl.probes.task import Task, log
 
 KS = (10, 20, 100, 200)
@@ -25,7 +26,7 @@ BANK_ROWS = 65536
 
 def metric_names(ks: Sequence[int]) -> list[str]:
     """The metrics that a kNN report can hold: those of the headline k and those of every k."""
-    return ["top1", "top5", "mean_per_class", *(f"top{r}_k{k}" for k in ks for r in (1, 5))]
+    return [*METRIC_NAMES, *(f"top{r}_k{k}" for k in ks for r in (1, 5))]
 
 
 def headline(ks: Sequence[int]) -> int:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seerctl.errors import InputError, UsageError
+from seerctl.probes.classification import make_result, rank
 from seerctl.probes.logistic import Problem, Rotation, Scaler, Solution, solve
-from seerctl.probes.report import ProbeResult, make_result, rank
+from seerctl.probes.report import ProbeResult
 from seerctl.probes.task import Task, log
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 VALIDATION = 0.2
-METRIC_NAMES = ["top1", "top5", "mean_per_class"]
 
 
 def linear(

@@ -1,9 +1,15 @@
-"""The report of a classification probe: every score with its interval, the whole protocol, one JSON for scripts."""
+"""The report of a probe: every score with its interval, the whole protocol, one JSON for scripts.
+
+What every report has, whatever the protocol: `schema, protocol, settings, metrics.<name>.{value,low,high,n}, interval,
+warnings, versions`, and each of its inputs under its role (`train`, `test`, `queries`, ...) with path, hashes and rows.
+A metric is a fraction, unless it has a `unit`; `better: lower` marks errors. A value that is not defined is null.
+"""
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,118 +19,79 @@ import torch
 from numpy.typing import NDArray
 
 from seerctl import __version__, predictions
-from seerctl.errors import GateFailed, UsageError, did_you_mean
 from seerctl.files import write_json
-from seerctl.predictions import Predictions
-from seerctl.probes.task import Task
-from seerctl.stats import Interval, macro, wilson
+from seerctl.predictions import Predictions, write_predictions
+from seerctl.stats import Interval
 
 SCHEMA = "seerctl.probe/1"
-RANKS = 5
 ALPHA = 0.05
+WILSON = {"method": "wilson", "level": 1 - ALPHA}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProbeResult:
-    """A finished probe: the report as plain JSON values and the prediction for every test row.
+    """A finished probe: the report as plain JSON values and, where rows are predicted, the prediction for each.
 
     scores: (Q, C) those of every class, None where they were not asked for.
     """
 
     report: dict[str, Any]
-    predictions: Predictions
+    predictions: Predictions | None = None
     scores: NDArray[np.floating] | None = None
 
     def save(self, path: Path) -> None:
         """Write the report atomically as JSON."""
         write_json(path, self.report)
 
+    def save_predictions(self, path: Path) -> None:
+        """Write the predictions atomically as a table, and beside it the lineage."""
+        assert self.predictions is not None
+        write_predictions(path, self.predictions)
+        write_lineage(path, self.report)
+
     def save_scores(self, path: Path) -> None:
         """Write the scores of every class atomically as HDF5 (see `seerctl.scores`)."""
         from seerctl.scores import write_scores  # noqa: PLC0415  # h5py, for those who want scores
 
         assert self.scores is not None
+        assert self.predictions is not None
         write_scores(path, self.predictions.keys, self.predictions.classes, self.scores)
 
 
-def write_lineage(table: Path, report: Mapping[str, Any]) -> None:
-    """Note beside a table of predictions the features that it is of."""
-    made_from = [
-        {"kind": "features", "role": role, "path": report[role]["path"], "sha256": report[role]["sha256"]}
-        for role in ("train", "test")
-    ]
-    predictions.write_lineage(table, f"probe {report['protocol']}", made_from)
-
-
-def rank(scores: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """The best five classes of each row of `scores` (Q, C) and their scores, best first; ties by class order."""
-    tensor = torch.from_numpy(scores)
-    best, order = torch.sort(tensor, dim=1, descending=True, stable=True)
-    keep = min(RANKS, scores.shape[1])
-    return order[:, :keep].to(torch.int32).numpy(), best[:, :keep].numpy()
-
-
-def metric(interval: Interval, n: int) -> dict[str, Any]:
-    """One entry of a report's `metrics`; values are fractions."""
-    return {"value": float(interval.value), "low": float(interval.low), "high": float(interval.high), "n": n}
-
-
-def hit_metrics(labels: NDArray[np.int64], top: NDArray[np.int32], classes: int, suffix: str = "") -> dict[str, Any]:
-    """`top1` and, with more than five classes, `top5`, with Wilson intervals at 95 %."""
-    hits = top == labels[:, None]
-    found = {f"top1{suffix}": metric(wilson(hits[:, 0].sum(), len(labels), ALPHA), len(labels))}
-    if classes > RANKS:
-        found[f"top5{suffix}"] = metric(wilson(hits.any(1).sum(), len(labels), ALPHA), len(labels))
-    return found
-
-
-def class_metrics(task: Task, prediction: NDArray[np.int32]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """`mean_per_class` (the unweighted mean of the classes' accuracies) and one entry a class, in class order."""
-    count = len(task.classes)
-    rows = np.bincount(task.test.labels, minlength=count)
-    correct = np.bincount(task.test.labels[prediction == task.test.labels], minlength=count)
-    single = wilson(correct, rows, ALPHA)
-    mean = {"mean_per_class": metric(macro(correct, rows, ALPHA), int(rows.sum()))}
-    table = [
-        {
-            "class": name, "n": int(rows[code]), "correct": int(correct[code]),
-            "accuracy": float(single.value[code]) if rows[code] else None,
-            "low": float(single.low[code]), "high": float(single.high[code]),
-        }
-        for code, name in enumerate(task.classes)
-    ]  # fmt: skip
-    return mean, table
-
-
-def make_result(
-    task: Task,
+def make_report(
     protocol: str,
     settings: Mapping[str, Any],
-    scores: tuple[NDArray[np.int32], NDArray[np.float64]],
+    metrics: Mapping[str, Any],
+    inputs: Mapping[str, Mapping[str, Any]],
+    *,
+    interval: Mapping[str, Any] = WILSON,
+    target: str | None = None,
     more: Mapping[str, Any] | None = None,
-    full: NDArray[np.floating] | None = None,
-) -> ProbeResult:
-    """The result of `protocol` from its ranked classes and scores; `more` are metrics of the protocol's own.
-
-    full: the scores of every class (Q, C), to be kept.
-    """
-    top, top_scores = scores
-    mean, per_class = class_metrics(task, top[:, 0])
-    report = {
+    warnings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The report of any protocol. inputs: what `task.origin_of` says of each feature file, by role."""
+    return {
         "schema": SCHEMA,
         "protocol": protocol,
-        "target": task.target,
+        **({} if target is None else {"target": target}),
         "settings": dict(settings),
-        "metrics": {**hit_metrics(task.test.labels, top, len(task.classes)), **mean, **(more or {})},
-        "interval": {"method": "wilson", "level": 1 - ALPHA},
-        "per_class": per_class,
-        "classes": len(task.classes),
-        "train": dict(task.train.origin),
-        "test": dict(task.test.origin),
-        "warnings": list(task.warnings),
+        "metrics": dict(metrics),
+        "interval": dict(interval),
+        **(more or {}),
+        **{role: dict(origin) for role, origin in inputs.items()},
+        "warnings": list(warnings),
         "versions": versions(),
     }
-    return ProbeResult(report, _predictions(task, top, top_scores), full)
+
+
+def metric(interval: Interval, n: int, unit: str = "", better: str = "") -> dict[str, Any]:
+    """One entry of a report's `metrics`: a fraction, or a number in `unit`; a number that is not finite is None."""
+    limits = {name: _finite(getattr(interval, name)) for name in ("value", "low", "high")}
+    return {**limits, "n": n, **({"unit": unit} if unit else {}), **({"better": better} if better else {})}
+
+
+def _finite(number: Any) -> float | None:
+    return float(number) if math.isfinite(float(number)) else None
 
 
 def versions() -> dict[str, str]:
@@ -135,76 +102,53 @@ def versions() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _predictions(task: Task, top: NDArray[np.int32], top_scores: NDArray[np.float64]) -> Predictions:
-    return Predictions(
-        keys=np.array([key.decode("ascii", "replace") for key in task.test.keys], dtype=object),
-        classes=task.classes,
-        label=task.test.labels.astype(np.int32),
-        prediction=top[:, 0],
-        score=top_scores[:, 0],
-        top=top,
-        top_scores=top_scores,
-        columns={name: column for name, column in task.test.columns.items() if name != task.target},
-    )
+def inputs_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The feature files behind a report, by role."""
+    return {role: entry for role, entry in report.items() if isinstance(entry, dict) and "sha256" in entry}
 
 
-# ------------------------------------------------------------------------------------------------------------- gates
-
-
-def parse_minima(texts: Iterable[str], known: Sequence[str]) -> dict[str, float]:
-    """`METRIC=VALUE` texts as numbers, checked before the work starts.
-
-    Raises:
-        UsageError: no such metric in this protocol, or no number.
-    """
-    minima = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if name not in known:
-            raise UsageError(f"--min {text}: no metric '{name}' in this probe", did_you_mean(name, known))
-        try:
-            minima[name] = float(value)
-        except ValueError:
-            raise UsageError(f"--min {text}: '{value}' is not a number", f"Write --min {name}=0.5") from None
-        if not equals or not 0.0 <= minima[name] <= 1.0:
-            raise UsageError(f"--min {text}: not a fraction between 0 and 1", "50 % is 0.5")
-    return minima
-
-
-def check_minima(report: Mapping[str, Any], minima: Mapping[str, float]) -> None:
-    """Compare point values with the demanded ones.
-
-    Raises:
-        GateFailed: a value is below its minimum.
-        UsageError: this run could not have the metric (top5 of five classes, a k beyond the training rows).
-    """
-    metrics = report["metrics"]
-    absent = [name for name in minima if name not in metrics]
-    if absent:
-        raise UsageError(f"--min {absent[0]}: this run has no such metric", f"It has: {', '.join(metrics)}")
-    missed = [
-        f"{name} {metrics[name]['value']:.4f} < {minimum:g}"
-        for name, minimum in minima.items()
-        if metrics[name]["value"] < minimum
+def write_lineage(table: Path, report: Mapping[str, Any]) -> None:
+    """Note beside a table of predictions the features that it is of."""
+    made_from = [
+        {"kind": "features", "role": role, "path": entry["path"], "sha256": entry["sha256"]}
+        for role, entry in inputs_of(report).items()
     ]
-    if missed:
-        raise GateFailed("probe: " + ", ".join(missed))
+    predictions.write_lineage(table, f"probe {report['protocol']}", made_from)
+
+
+def value_text(entry: Mapping[str, Any]) -> str:
+    """The value of one metric for people: percent, or the number and its unit."""
+    if entry["value"] is None:
+        return "undefined"
+    return f"{100 * entry['value']:.2f} %" if "unit" not in entry else f"{entry['value']:.4g}"
 
 
 def text_table(report: Mapping[str, Any], weakest: int = 3) -> str:
-    """The report for people: scores in percent with their 95 % intervals, and the weakest classes."""
-    train, test = report["train"], report["test"]
-    lines = [
-        f"{report['protocol']} on '{report['target']}': {report['classes']} classes, "
-        f"{train['rows']:,} train, {test['rows']:,} test, {train['model']} {train['layer']} ({train['dim']})"
-    ]
+    """The report for people: scores with their 95 % intervals, in percent where they are fractions; weakest classes."""
+    lines = [_headline(report)]
     width = max(map(len, report["metrics"]))
-    lines += [
-        f"  {name:<{width}}  {100 * m['value']:6.2f} %  [{100 * m['low']:.2f}, {100 * m['high']:.2f}]"
-        for name, m in report["metrics"].items()
-    ]
-    scored = sorted((row for row in report["per_class"] if row["n"]), key=lambda row: row["accuracy"])
-    if len(scored) > weakest:
-        worst = ", ".join(f"{row['class']} {100 * row['accuracy']:.1f} %" for row in scored[:weakest])
-        lines.append(f"  weakest classes: {worst}")
+    lines += [f"  {name:<{width}}  {value_text(m):>8}  {_limits(m)}" for name, m in report["metrics"].items()]
+    name = "accuracy" if "accuracy" in next(iter(report.get("per_class", [])), {}) else "value"
+    rated = [row for row in report.get("per_class", []) if row["n"] and row.get(name) is not None]
+    if len(rated) > weakest:
+        worst = sorted(rated, key=lambda row: row[name])[:weakest]
+        lines.append("  weakest classes: " + ", ".join(f"{row['class']} {100 * row[name]:.1f} %" for row in worst))
     return "\n".join(lines)
+
+
+def _headline(report: Mapping[str, Any]) -> str:
+    inputs = inputs_of(report)
+    facts = [f"{report['classes']} classes"] if "classes" in report else []
+    facts += [f"{entry['rows']:,} {role}" for role, entry in inputs.items()]
+    one = next(iter(inputs.values()), None)
+    facts += [f"{one['model']} {one['layer']} ({one['dim']})"] if one else []
+    about = f" on '{report['target']}'" if "target" in report else ""
+    return f"{report['protocol']}{about}: {', '.join(facts)}"
+
+
+def _limits(entry: Mapping[str, Any]) -> str:
+    if entry["low"] is None or entry["high"] is None:
+        return "no interval"
+    if "unit" in entry:
+        return f"[{entry['low']:.4g}, {entry['high']:.4g}]"
+    return f"[{100 * entry['low']:.2f}, {100 * entry['high']:.2f}]"

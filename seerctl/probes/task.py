@@ -1,10 +1,15 @@
-"""What a probe works on: two feature files of one model and the labels of both, checked before any work is done."""
+"""What a probe works on: two feature files of one model and the labels of both, checked before any work is done.
+
+`load_task` reads a classification. Other kinds of targets (see `targets`) are built from the same parts: `open_pair`,
+`column_of`, `side_of`, `pair_warnings`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +30,14 @@ log = logging.getLogger("seerctl")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Side:
-    """One feature file with labels: features (N, D) float32, labels (N,) int64 codes, keys (N,) bytes, metadata."""
+    """One feature file with labels: features (N, D) float32, keys (N,) bytes, metadata, what a report says of it.
+
+    labels: (N,) int64 codes of a classification; (N,) float64 numbers, or (N, C) int8 answers of several labels, of the
+    tasks in `targets`.
+    """
 
     features: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     keys: NDArray[np.bytes_]
     columns: Mapping[str, Column]
     origin: Mapping[str, Any]
@@ -57,21 +66,43 @@ def load_task(train: Path, test: Path, target: str) -> Task:
         InputError: a file that is no feature file, non-finite features, a single class, a test label that no training
             row has, or no labelled row.
     """
+    warnings: list[str] = []
+    with open_pair(train, test) as (one, two):
+        train_target, test_target = _classes_column(one, target), _classes_column(two, target)
+        classes, codes = _shared_classes(one.path, train_target)
+        test_codes = _codes_of(two.path, test_target, classes, target)
+        sides = (side_of(one, codes, codes >= 0, warnings), side_of(two, test_codes, test_codes >= 0, warnings))
+        warnings += pair_warnings(one, two, *sides)
+    say_all(warnings)
+    return Task(target, classes, *sides, tuple(warnings))
+
+
+@contextlib.contextmanager
+def open_pair(train: Path, test: Path) -> Iterator[tuple[FeatureFile, FeatureFile]]:
+    """Two feature files of one model and layer, opened.
+
+    Raises:
+        UsageError: features of different models, layers or preprocessing. InputError: a file that is no feature file.
+    """
     with FeatureFile.open(train) as one, FeatureFile.open(test) as two:
         _check_pair(one, two)
-        train_target, test_target = _target(one, target), _target(two, target)
-        classes, codes = _shared_classes(one.path, train_target)
-        warnings: list[str] = []
-        sides = (
-            _side(one, codes, warnings),
-            _side(two, _codes_of(two.path, test_target, classes, target), warnings),
-        )
-    warnings += _leak(*sides)
+        yield one, two
+
+
+def pair_warnings(one: FeatureFile, two: FeatureFile, train: Side, test: Side) -> list[str]:
+    """What makes scores of these two sides doubtful: shared pictures, corrupted training pictures."""
+    warnings = _leak(train, test)
     if one.header.corruption and one.header.corruption != two.header.corruption:
-        warnings.append(f"{train}: its pictures are corrupted by {one.header.corruption}, those of {test} are not")
+        warnings.append(
+            f"{one.path}: its pictures are corrupted by {one.header.corruption}, those of {two.path} are not"
+        )  # fmt: skip
+    return warnings
+
+
+def say_all(warnings: Iterable[str]) -> None:
+    """Log each as a warning; reports repeat them."""
     for warning in warnings:
         log.warning("%s", warning)
-    return Task(target, classes, *sides, tuple(warnings))
 
 
 def _check_pair(train: FeatureFile, test: FeatureFile) -> None:
@@ -89,11 +120,20 @@ def _check_pair(train: FeatureFile, test: FeatureFile) -> None:
             )
 
 
-def _target(file: FeatureFile, name: str) -> Column:
+def column_of(file: FeatureFile, name: str) -> Column:
+    """The metadata column `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
     if name not in file.columns:
         hint = did_you_mean(name, file.columns) if file.columns else "The shards had no metadata"
         raise UsageError(f"{file.path}: no column '{name}'", hint)
-    column = file.columns[name]
+    return file.columns[name]
+
+
+def _classes_column(file: FeatureFile, name: str) -> Column:
+    column = column_of(file, name)
     if column.categories is None and column.values.dtype.kind == "f":
         there = column.values[~column.missing]
         if (there != np.floor(there)).any():
@@ -129,7 +169,12 @@ def _codes_of(path: Path, test: Column, classes: tuple[str, ...], target: str) -
     return codes
 
 
-def _side(file: FeatureFile, codes: NDArray[np.int64], warnings: list[str]) -> Side:
+def side_of(file: FeatureFile, labels: NDArray[Any], labelled: NDArray[np.bool_], warnings: list[str]) -> Side:
+    """The rows of `file` that are `labelled` (N,), with their `labels` (N, ...); how many are not goes to `warnings`.
+
+    Raises:
+        InputError: non-finite features, or no row is labelled.
+    """
     features = file.features()
     finite = np.isfinite(features).all(axis=1)
     if not finite.all():
@@ -137,30 +182,29 @@ def _side(file: FeatureFile, codes: NDArray[np.int64], warnings: list[str]) -> S
         raise InputError(
             f"{file.path}: {int((~finite).sum())} rows have non-finite features, first of key {key}", "Extract it again"
         )
-    labelled = codes >= 0
     if not labelled.any():
         raise InputError(f"{file.path}: no row has a label")
-    if not labelled.all():
-        warnings.append(f"{file.path}: {int((~labelled).sum())} rows without a label are left out")
+    if labelled.all():
+        return Side(features, labels, file.keys, file.columns, origin_of(file, len(labels)))
+    warnings.append(f"{file.path}: {int((~labelled).sum())} rows without a label are left out")
     rows = np.flatnonzero(labelled)
-    every = len(rows) == len(codes)
-    return Side(
-        features if every else features[rows],
-        codes if every else codes[rows],
-        file.keys if every else file.keys[rows],
-        file.columns if every else {name: column.take(rows) for name, column in file.columns.items()},
-        _origin(file, len(rows)),
-    )
+    columns = {name: column.take(rows) for name, column in file.columns.items()}
+    return Side(features[rows], labels[rows], file.keys[rows], columns, origin_of(file, len(rows)))
 
 
-def _origin(file: FeatureFile, rows: int) -> dict[str, Any]:
-    """What the report says of a feature file, hashes included."""
+def origin_of(file: FeatureFile, rows: int) -> dict[str, Any]:
+    """What the report says of a feature file of which `rows` are used, hashes included."""
     return {
         "path": str(file.path), "sha256": sha256_file(file.path), "rows": rows, "dim": file.shape[1],
         "dtype": file.dtype, "model": file.header.model, "layer": file.header.layer,
         "weights_sha256": file.header.weights_sha256, "index_sha256": file.header.index_sha256,
         "preprocess": file.header.preprocess,
     }  # fmt: skip
+
+
+def key_texts(keys: NDArray[np.bytes_]) -> NDArray[np.object_]:
+    """Keys as text, as tables have them."""
+    return np.array([key.decode("ascii", "replace") for key in keys], dtype=object)
 
 
 def _leak(train: Side, test: Side) -> list[str]:

@@ -27,7 +27,7 @@ from seerctl.features.pixels import View
 from seerctl.files import sha256_file
 from seerctl.model.heads import Model
 from seerctl.predictions import Predictions, write_predictions
-from seerctl.probes.report import RANKS, rank
+from seerctl.probes.classification import RANKS, rank
 from seerctl.recipe import Recipe
 from seerctl.shards.index import ShardSet
 from seerctl.shards.metadata import check_columns, read_metadata

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from seerctl.errors import GateFailed, UsageError
+from seerctl.probes.classification import rank
+from seerctl.probes.gates import Gates
 from seerctl.probes.knn import knn
-from seerctl.probes.report import check_minima, parse_minima, rank, text_table
+from seerctl.probes.report import inputs_of, make_report, metric, text_table
 from seerctl.probes.task import load_task
-from seerctl.stats import wilson
+from seerctl.stats import Interval, wilson
 from tests.feature_files import pair
 
 
@@ -45,7 +47,7 @@ def test_five_classes_have_no_top5(tmp_path: Path) -> None:
     report = knn(load_task(*pair(tmp_path, classes=5), "label"), [5]).report
     assert "top5" not in report["metrics"]
     with pytest.raises(UsageError, match="no such metric"):
-        check_minima(report, {"top5": 0.1})
+        Gates({"top5": 0.1}, {}).check(report)
 
 
 def test_ties_are_ranked_in_class_order() -> None:
@@ -54,18 +56,39 @@ def test_ties_are_ranked_in_class_order() -> None:
     assert scores.tolist() == [[0.4, 0.4, 0.2, 0.0, 0.0]]
 
 
-def test_minima() -> None:
-    assert parse_minima(["top1=0.5", "top5=1"], ["top1", "top5"]) == {"top1": 0.5, "top5": 1.0}
+def test_gates() -> None:
+    known = ["top1", "top5", "mae", "r2"]
+    gates = Gates.parse(["top1=0.5", "top5=1", "r2=-0.5"], ["mae=12"], known, ["mae", "r2"])
+    assert (gates.minima, gates.maxima) == ({"top1": 0.5, "top5": 1.0, "r2": -0.5}, {"mae": 12.0})
     for text, message in (
         ("top2=0.5", "Did you mean 'top1'|Did you mean 'top5'"),
         ("top1=half", "not a number"),
         ("top1=50", "between 0 and 1"),
         ("top1=nan", "between 0 and 1"),
         ("top1", "not a number"),
+        ("mae=nan", "not a finite number"),
     ):
         with pytest.raises(UsageError, match=message):
-            parse_minima([text], ["top1", "top5"])
-    report = {"metrics": {"top1": {"value": 0.4}, "top5": {"value": 0.9}}}
-    check_minima(report, {"top1": 0.4})
-    with pytest.raises(GateFailed, match=r"top1 0\.4000 < 0\.5"):
-        check_minima(report, {"top1": 0.5, "top5": 0.5})
+            Gates.parse([text], [], known, ["mae"])
+    report = {"metrics": {"top1": {"value": 0.4}, "top5": {"value": 0.9}, "mae": {"value": 3.0}, "r2": {"value": None}}}
+    Gates({"top1": 0.4}, {"mae": 3.0}).check(report)
+    with pytest.raises(GateFailed, match=r"top1 0\.4000 < 0\.5, mae 3\.0000 > 2$"):
+        Gates({"top1": 0.5, "top5": 0.5}, {"mae": 2.0}).check(report)
+    with pytest.raises(GateFailed, match="r2 is undefined"):
+        Gates({"r2": 0.5}, {}).check(report)
+
+
+def test_numbers_that_are_no_fractions_are_not_shown_as_percent() -> None:
+    origin = {"sha256": "a", "path": "a.h5", "rows": 30, "model": "m", "layer": "l", "dim": 4}
+    error = metric(Interval(np.float64(2.5), np.float64(2.0), np.float64(3.0)), 30, unit="target", better="lower")
+    unknown = metric(Interval(np.float64("nan"), np.float64("nan"), np.float64("nan")), 30)
+    report = make_report("ridge", {}, {"mae": error, "r2": unknown}, {"test": origin}, target="count")
+    assert report["metrics"]["mae"] == {
+        "value": 2.5, "low": 2.0, "high": 3.0, "n": 30, "unit": "target", "better": "lower"
+    }  # fmt: skip
+    assert report["metrics"]["r2"]["value"] is None
+    text = text_table(report)
+    assert "ridge on 'count': 30 test, m l (4)" in text
+    assert "2.5  [2, 3]" in text
+    assert "undefined  no interval" in text
+    assert list(inputs_of(report)) == ["test"]

@@ -1,0 +1,57 @@
+"""`seerctl probe knn`: weighted k nearest neighbours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from seerctl.commands.probes.shared import device_option, pair_options, result_options, run, table_options
+from seerctl.console import Progress
+from seerctl.options import SeerCommand
+
+if TYPE_CHECKING:
+    from seerctl.probes.report import ProbeResult
+
+
+@click.command(cls=SeerCommand, examples=[
+    "seerctl probe knn --train train.h5 --test test.h5 --target label -o knn.json",
+    "seerctl probe knn --train train.h5 --test test.h5 --target label --k 20 --min top1=0.5",
+])  # fmt: skip
+@pair_options
+@click.option(
+    "--k",
+    "ks",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(10, 20, 100, 200),
+    help="Neighbours; repeat for several. The headline top1 is that of 20 if named, else of the first.",
+)
+@click.option("--temperature", type=click.FloatRange(min=0, min_open=True), default=0.07,
+              help="Votes weigh exp(similarity / temperature).")  # fmt: skip
+@table_options
+@device_option
+@result_options
+def knn(
+    *, train: Path, test: Path, target: str, ks: tuple[int, ...], temperature: float, device: str,
+    scores: Path | None, **outputs: Any,
+) -> None:  # fmt: skip
+    """Weighted k nearest neighbours by cosine: exact, no training.
+
+    Metrics: top1, top5 and mean_per_class at the headline k, top1_k20 and so on for every k.
+    """
+    from seerctl.device import pick_device
+    from seerctl.probes.knn import knn as classify
+    from seerctl.probes.knn import metric_names
+    from seerctl.probes.task import load_task
+
+    def work() -> ProbeResult:
+        where = str(pick_device(device))
+        task = load_task(train, test, target)
+        with Progress("knn", len(task.test), "queries") as progress:
+            return classify(
+                task, ks, temperature=temperature, device=where, progress=progress, full=scores is not None
+            )  # fmt: skip
+
+    run("knn", work, metric_names(ks), scores=scores, **outputs)
