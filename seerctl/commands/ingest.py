@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 import click
 
+from seerctl.commands.ingestoptions import checks, limits
 from seerctl.console import Progress, binary_stdin, binary_stdout, say
 from seerctl.errors import RejectLimit, UsageError
 from seerctl.options import SeerCommand, jobs, overwrite
 
 if TYPE_CHECKING:
+    from seerctl.sources.check import CheckOptions
     from seerctl.sources.ingest import IngestReport
+    from seerctl.sources.worker import Limits
 
 EXAMPLES = (
     "seerctl ingest photos/ | seerctl shard -o shards/",
@@ -28,12 +31,6 @@ EXAMPLES = (
 @click.argument("sources", nargs=-1, type=str, metavar="SOURCE...")
 @click.option("-o", "--output", default="-", help="Where the stream goes; '-' is standard output.")
 @jobs
-@click.option(
-    "--check",
-    type=click.Choice(["header", "decode", "strict"]),
-    default="decode",
-    help="How closely to look: the header, every pixel, or every pixel by two decoders.",
-)
 @click.option(
     "--rejects",
     type=str,
@@ -47,7 +44,6 @@ EXAMPLES = (
     default=0.10,
     help="Exit 5, after everything good was written, when a larger share was rejected.",
 )
-@click.option("--formats", default="", metavar="NAME,...", help="More formats to let in, such as PSD,ICO,QOI.")
 @click.option(
     "--labels/--no-labels",
     default=True,
@@ -55,35 +51,12 @@ EXAMPLES = (
 )
 @click.option("--path-column", default=None, metavar="NAME", help="The column of a table that names the files.")
 @click.option("-0", "--null", is_flag=True, help="Lists end each name with NUL, as 'find -print0' does.")
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    default=None,
-    show_default="178956970",
-    help="Larger pictures are rejected before they are decoded.",
-)
-@click.option(
-    "--max-bytes",
-    type=click.IntRange(1, 1 << 30),
-    default=1 << 28,
-    show_default="256 MiB",
-    help="Larger files are rejected before they are read.",
-)
-@click.option(
-    "--timeout", type=click.FloatRange(min=0.1), default=20.0, help="Seconds of CPU time that one image may take."
-)
-@click.option(
-    "--max-memory",
-    type=click.IntRange(min=1 << 26),
-    default=1 << 31,
-    show_default="2 GiB",
-    help="Bytes that one image may take while it is decoded.",
-)
+@checks
+@limits
 @overwrite
 def ingest(
-    sources: tuple[str, ...], output: str, jobs: int | None, check: str, rejects: str | None, max_reject_rate: float,
-    formats: str, labels: bool, path_column: str | None, null: bool, max_pixels: int | None, max_bytes: int,
-    timeout: float, max_memory: int, overwrite: bool,
+    sources: tuple[str, ...], output: str, jobs: int | None, check: CheckOptions, limits: Limits, rejects: str | None,
+    max_reject_rate: float, labels: bool, path_column: str | None, null: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Check images from any source and write them as one tar stream.
 
@@ -94,11 +67,9 @@ def ingest(
     The stream keeps the original bytes. What is no sound image is left out and counted by reason; the same input gives
     the same bytes with any --jobs.
     """
-    from seerctl.sources.check import MAX_PIXELS, CheckOptions, allowed_formats
     from seerctl.sources.expand import STDIN, SourceOptions
     from seerctl.sources.ingest import IngestOptions
     from seerctl.sources.ingest import ingest as run
-    from seerctl.sources.worker import Limits
 
     if not sources:
         raise UsageError("ingest: no SOURCE", "Name images, folders, tars, tables or '-' ('seerctl ingest --help')")
@@ -107,8 +78,8 @@ def ingest(
     options = IngestOptions(
         jobs=jobs or len(os.sched_getaffinity(0)),
         sources=SourceOptions(labels, path_column, null),
-        check=CheckOptions(check, allowed_formats(formats), max_bytes, max_pixels or MAX_PIXELS),
-        limits=Limits(timeout, max_memory),
+        check=check,
+        limits=limits,
         max_reject_rate=max_reject_rate,
     )
     stdin = binary_stdin("seerctl ingest -") if STDIN in sources else None
@@ -150,10 +121,17 @@ def _ledger(rejects: str | None) -> Iterator[TextIO | None]:
 
 
 def _summarise(report: IngestReport, rate: float) -> None:
-    reasons = dict(report.rejects)
-    others = reasons.pop("ignored", 0)
-    listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-    rejected = f", {report.rejected:,} rejected ({listed})" if listed else ", none rejected"
+    from seerctl.stream.records import EXCLUSIONS
+
+    faults = {reason: count for reason, count in report.rejects.items() if reason not in EXCLUSIONS}
+    asked = {reason: count for reason, count in report.rejects.items() if reason in EXCLUSIONS}
+    others = asked.pop("ignored", 0)
+    rejected = f", {report.rejected:,} rejected ({_listed(faults)})" if faults else ", none rejected"
+    excluded = f", {sum(asked.values()):,} left out ({_listed(asked)})" if asked else ""
     ignored = f", {others:,} other files ignored" if others else ""
-    size = report.stored / 1e6
-    say(f"ingest: {report.candidates:,} in, {report.samples:,} out{rejected}{ignored}; {size:,.1f} MB, {rate:,.0f}/s")
+    counts = f"{report.candidates:,} in, {report.samples:,} out{rejected}{excluded}{ignored}"
+    say(f"ingest: {counts}; {report.stored / 1e6:,.1f} MB, {rate:,.0f}/s")
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())

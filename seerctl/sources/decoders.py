@@ -131,6 +131,10 @@ def _check_size(width: int, height: int, options: CheckOptions) -> None:
         raise RejectedError(Reason.DAMAGED, f"{width}x{height} pixels")
     if width * height > options.max_pixels:
         raise RejectedError(Reason.BOMB, f"{width}x{height} is more than {options.max_pixels} pixels")
+    if min(width, height) < options.min_side:
+        raise RejectedError(Reason.TOO_SMALL, f"{width}x{height}, a side below {options.min_side}")
+    if options.max_aspect is not None and max(width, height) > options.max_aspect * min(width, height):
+        raise RejectedError(Reason.ASPECT, f"{width}x{height} is longer than {options.max_aspect:g} to 1")
 
 
 def _pillow_orientation(image: Image.Image) -> int:

@@ -14,7 +14,7 @@ from seerctl.sources.expand import SourceOptions, expand, require
 from seerctl.sources.item import Item
 from seerctl.sources.pool import Pool
 from seerctl.sources.worker import Limits
-from seerctl.stream.records import IGNORED
+from seerctl.stream.records import rejected_of
 from seerctl.stream.writer import StreamWriter
 
 
@@ -30,18 +30,12 @@ class IngestOptions:
 
     def recorded(self) -> dict[str, Any]:
         """The options that change the bytes of a stream, for its start marker."""
-        return {
-            "check": self.check.check,
-            "formats": list(self.check.formats),
-            "labels": self.sources.labels,
-            "max_bytes": self.check.max_bytes,
-            "max_pixels": self.check.max_pixels,
-        }
+        return {**self.check.recorded(), "labels": self.sources.labels}
 
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """Counts of one run; `rejected` and `candidates` leave out the files that were ignored."""
+    """Counts of one run; `rejected` and `candidates` do without the `EXCLUSIONS` that `rejects` also counts."""
 
     samples: int
     stored: int
@@ -81,7 +75,7 @@ def ingest(
             _note(outcome.rejects, counts, rejects)
             if progress is not None:
                 progress(outcome.items)
-    rejected = counts.total() - counts[IGNORED]
+    rejected = rejected_of(counts)
     if not writer.samples:
         where = ", ".join(arguments)
         if not counts:

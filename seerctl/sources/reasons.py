@@ -23,7 +23,15 @@ class Reason(StrEnum):
     CRASHED = "crashed"  # the decoder's process died
     DISAGREE = "disagree"  # --check strict: two decoders see different pictures
     BAD_ROW = "bad-row"  # a table's row without a usable path
-    IGNORED = IGNORED  # neither its name nor its bytes claim to be an image: listed, but counted for no rate
+    # Listed and counted, but for no rate: not a fault of the file, but what was asked for (`records.EXCLUSIONS`).
+    IGNORED = IGNORED  # neither its name nor its bytes claim to be an image
+    TOO_SMALL = "too-small"  # --min-side
+    ASPECT = "aspect"  # --max-aspect
+    WHERE = "where"  # a --where does not hold
+    COUNTRY = "country"  # --exclude-country names its country
+    COUNTRY_UNKNOWN = "country-unknown"  # --exclude-country cannot tell its country
+    FILTERED = "filtered"  # a --filter said no
+    DUPLICATE = "duplicate"  # --dedup exact: the bytes of an earlier sample
 
 
 class RejectedError(Exception):

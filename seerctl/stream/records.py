@@ -22,12 +22,19 @@ SCHEMA = "seer-stream-1"
 START = "__seer__/stream.json"
 FINISH = "__seer__/end.json"
 IGNORED = "ignored"
+# Reasons that are no fault of a file: nobody said it was an image, or the user asked for it to be left out.
+EXCLUSIONS = frozenset((IGNORED, "too-small", "aspect", "where", "country", "country-unknown", "filtered", "duplicate"))
 SAMPLE_NAME = re.compile(r"([0-9a-f]{16}-[0-9a-f]{8})\.([a-z0-9]{1,8})")
 _ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _TYPED = ("columns", "format", "height", "mode", "orientation", "sha256", "source", "width")
 META_FIELDS = frozenset(_TYPED)
 _TYPES = (dict, str, int, str, int, str, str, int)
 _DECODE = json.JSONDecoder().decode
+
+
+def rejected_of(counts: Mapping[str, int]) -> int:
+    """Rejects over all reasons but the `EXCLUSIONS`."""
+    return sum(count for reason, count in counts.items() if reason not in EXCLUSIONS)
 
 
 def compact(value: object) -> bytes:
@@ -85,8 +92,8 @@ class Record:
 class StreamEnd:
     """The end marker: what the producer says it wrote, and the running SHA-256 that proves it.
 
-    `stored` counts the bytes of all samples with headers and padding. Among `rejects`, those under `IGNORED` neither
-    looked like images nor were named as such, and count for no rate.
+    `stored` counts the bytes of all samples with headers and padding. Among `rejects`, those under `EXCLUSIONS` count
+    for no rate.
     """
 
     samples: int
@@ -98,8 +105,8 @@ class StreamEnd:
 
     @property
     def rejected(self) -> int:
-        """Rejects over all reasons, without what was merely ignored."""
-        return sum(self.rejects.values()) - self.rejects.get(IGNORED, 0)
+        """Rejects over all reasons but the `EXCLUSIONS`."""
+        return rejected_of(self.rejects)
 
     def seal(self, running: hashlib._Hash) -> bytes:
         """The JSON of this marker, closed by the hash of everything before it and of itself."""

@@ -191,6 +191,22 @@ def test_too_large_files_and_pictures(folder: Path) -> None:
     assert run(folder, check=CheckOptions(max_pixels=80_000))[1].rejects == {"bomb": 1}
 
 
+def test_small_and_long_pictures_are_left_out_but_no_fault(folder: Path) -> None:
+    draw(0, 30, 100).save(folder / "long.png")
+    draw(0, 20, 20).save(folder / "small.png")
+    stream, report, rejects = run(folder, check=CheckOptions(min_side=30, max_aspect=3.0), max_reject_rate=0.0)
+    assert {reject["source"]: reject["reason"] for reject in rejects} == {
+        "long.png": "aspect",
+        "small.png": "too-small",
+    }
+    assert "30x100" in rejects[0]["detail"]
+    assert (report.rejects, report.rejected, report.over_limit) == ({"aspect": 1, "too-small": 1}, 0, False)
+    (end,) = [item for item in read_streams(io.BytesIO(stream), "s") if isinstance(item, StreamEnd)]
+    assert (end.rejected, end.start["options"]["min_side"], end.start["options"]["max_aspect"]) == (0, 30, 3.0)
+    assert run(folder, check=CheckOptions(min_side=20, max_aspect=4.0))[1].samples == 26
+    assert "min_side" not in IngestOptions().recorded()
+
+
 @pytest.mark.data
 def test_every_hostile_file_is_a_sample_or_a_named_reject(shared_data: Path) -> None:
     files = shared_data / "hostile" / "files"
