@@ -11,10 +11,12 @@ import pytest
 from seerctl.stats import (
     Estimate,
     adjust,
+    bootstrap_mean,
     clustered,
     gap_limits,
     macro,
     macro_gap_z,
+    mean_difference,
     newcombe,
     newcombe_z,
     shared_spread,
@@ -233,3 +235,37 @@ def test_coverage_of_clustered_rates() -> None:
             covered[name] += low <= 0.7 <= high
     assert covered["clusters"] / sets == pytest.approx(0.95, abs=0.02)
     assert covered["rows"] / sets < 0.8  # what not knowing of households costs
+
+
+def test_bootstrap_of_a_mean_covers_it() -> None:
+    generator, inside = np.random.default_rng(0), 0
+    for _ in range(300):
+        found = bootstrap_mean(generator.beta(2, 3, 60), replicates=400)
+        inside += int(found.low <= 0.4 <= found.high)
+    assert 0.90 <= inside / 300 <= 0.98
+    values = generator.beta(2, 3, 400)
+    found = bootstrap_mean(values)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
+
+
+def test_a_few_perfect_scores_are_no_certainty() -> None:
+    found = bootstrap_mean([1.0] * 8)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(float(wilson(8, 8).low))
+    nothing = bootstrap_mean([])
+    assert math.isnan(nothing.value)
+    assert (nothing.low, nothing.high) == (0.0, 1.0)
+
+
+def test_paired_difference_is_narrower_than_that_of_strangers() -> None:
+    generator = np.random.default_rng(1)
+    before = generator.random(500) < 0.7
+    after = before & (generator.random(500) < 0.9)
+    found = mean_difference(before, after)
+    assert found.value == pytest.approx(after.mean() - before.mean())
+    low, high = found.limits(0.05)
+    strangers = newcombe(after.sum(), 500, before.sum(), 500)
+    assert high - low < 0.6 * (strangers.high - strangers.low)
+    never = mean_difference(before, before)
+    assert never.value == 0.0
+    assert never.limits(0.05)[1] > 0.0

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,24 +38,13 @@ from seerctl.audit.counts import Grouping, group_rows
 from seerctl.audit.groups import Recipe
 from seerctl.audit.invariance import NEIGHBOURS, Families, common_neighbours, equal_predictions, nearest, shares
 from seerctl.audit.measured import Rows, Sample, Statistic, clusters_of, column, findings, refuse_unused
-from seerctl.audit.shifts import (
-    Clean,
-    Line,
-    Mask,
-    Shift,
-    check_names,
-    expit,
-    logit,
-    read_clean,
-    read_lines,
-    read_other,
-    read_shift,
-)
+from seerctl.audit.shifts import Clean, Mask, Shift, check_names, read_clean, read_other, read_shift
 from seerctl.audit.suite import Bars, Finding, MetricInfo, SuiteResult, Table
 from seerctl.columns import Column, relabel
 from seerctl.errors import UsageError
 from seerctl.files import sha256_file
-from seerctl.stats import Estimate, Floats, t_quantile
+from seerctl.lines import Line, above_line, read_lines
+from seerctl.stats import Floats, least_of_differences
 
 if TYPE_CHECKING:
     from seerctl.audit.policy import SuiteCheck
@@ -248,8 +237,7 @@ def _difference(values: Floats) -> Sample | str:
     n = len(values)
     if not n:
         return "no rows"
-    value, squares = float(values.mean()), float(values @ values)
-    least = (squares + 1.0 - n * n * value * value / (n + 2.0)) / (n + 2.0) ** 2
+    value, least = float(values.mean()), least_of_differences(values)
     return Sample(value, values - value, n, floor=-1.0, least=least, score=False)
 
 
@@ -337,28 +325,6 @@ def _effective(
         value = two.value - line.at(one.value)
         found.append(Finding(check.id, check.metric, value, n, group, interval=limits, evidence=evidence))
     return found
-
-
-def above_line(line: Line, clean: Estimate, shifted: Estimate) -> Callable[[float], tuple[float, float]]:
-    """Limits of `shifted` less what `line` expects at `clean`, by the level.
-
-    The distances of three limits are combined by their root sum of squares: those of the shifted accuracy, of the
-    clean one moved along the line, and of the line itself (Student's t). That clean and shifted accuracies are of the
-    same rows would narrow them, and is left out.
-    """
-    expected = line.at(clean.value)
-    middle = line.intercept + line.slope * logit(clean.value)
-
-    def limits(alpha: float) -> tuple[float, float]:
-        low, high = shifted.limits(alpha)
-        along = sorted(line.at(limit) for limit in clean.limits(alpha))
-        half = t_quantile(alpha, line.models - 2.0) * line.error(clean.value)
-        under = math.hypot(expected - min(along[0], expected), expected - expit(middle - half))
-        over = math.hypot(max(along[1], expected) - expected, expit(middle + half) - expected)
-        value = shifted.value - expected
-        return value - math.hypot(shifted.value - low, over), value + math.hypot(high - shifted.value, under)
-
-    return limits
 
 
 # --------------------------------------------------------------------------------------------------------- the report

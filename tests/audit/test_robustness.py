@@ -14,10 +14,10 @@ import pytest
 
 from seerctl.audit.groups import Bin
 from seerctl.audit.policy import SuiteCheck
-from seerctl.audit.robustness import METRICS, _difference, _paired, above_line, audit_robustness
-from seerctl.audit.shifts import Line, expit, logit, read_lines
+from seerctl.audit.robustness import METRICS, _difference, _paired, audit_robustness
 from seerctl.audit.suite import Finding, SuiteResult
 from seerctl.errors import InputError, UsageError
+from seerctl.lines import Line, above_line, expit, logit, read_lines
 from seerctl.stats import Estimate, newcombe, wilson
 from tests.feature_files import key, write_features
 
