@@ -29,11 +29,13 @@ class AugmentConfig:
     """How one image becomes several views; probabilities in [0, 1], blur radius in pixels.
 
     `exact` is SEER's order of operations in Pillow; `fused` draws the same parameters and applies colour jitter and
-    grey as one matrix (hue as a rotation in YIQ, one clamp at the end): same family, not the same pixels. Crops are
-    resized bilinearly (pretraining) or bicubically (SEER's fine-tuning).
+    grey as one matrix (hue as a rotation in YIQ, one clamp at the end): same family, not the same pixels. `device` has
+    loader workers crop and flip alone; the rest happens where the model is, in batches, with the draws, the order and
+    the roundings of `exact` (97 % of values within one level of 255). Crops are resized bilinearly (pretraining) or
+    bicubically (SEER's fine-tuning).
     """
 
-    mode: Literal["exact", "fused"] = "exact"
+    mode: Literal["exact", "fused", "device"] = "exact"
     crops: tuple[CropSpec, ...] = (
         CropSpec(size=160, count=2, scale=(0.14, 1.0)),
         CropSpec(size=96, count=4, scale=(0.05, 0.14)),

@@ -1,4 +1,4 @@
-"""Multi-crop: one image, several views (SwAV, Caron et al. 2020, section 3.3), exactly as SEER or fused."""
+"""Multi-crop: one image, several views (SwAV, Caron et al. 2020, section 3.3): as SEER, fused, or in two halves."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torchvision.transforms import functional
 
 from seerctl.augment.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 from seerctl.augment.decode import Pixels
+from seerctl.augment.device import finish, packed
 from seerctl.augment.draws import ViewDraws, draw_views
 
 _MEAN = np.array(IMAGENET_MEAN, dtype=np.float64)
@@ -34,7 +35,7 @@ class MultiCrop:
     def __init__(self, config: AugmentConfig, seed: int) -> None:
         self.config = config
         self.seed = seed
-        view = _exact_view if config.mode == "exact" else _fused_view
+        view = {"exact": _exact_view, "fused": _fused_view, "device": _cropped_view}[config.mode]
         self._view = partial(view, interpolation=config.interpolation)
 
     def __call__(
@@ -44,17 +45,36 @@ class MultiCrop:
 
         `images` are B uint8 arrays (height, width, 3); pixels come out normalised by ImageNet's mean and deviation.
         """
+        groups, colors = self.halves(images, indices, epochs)
+        return [finish(*pair) for pair in zip(groups, colors, strict=True)] if colors else groups
+
+    def halves(
+        self, images: Sequence[Pixels], indices: npt.NDArray[np.int64], epochs: npt.NDArray[np.int64]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What a loader does of it: the views as called, and nothing; in mode `device` what `finish` makes them from.
+
+        That is per kind of crop the cropped and mirrored views, uint8 (count * B, 3, size, size) in channels-last
+        memory, and the draws of their colours and blur (count * B, 10) float32.
+        """
         sizes = np.array([(image.shape[1], image.shape[0]) for image in images], dtype=np.int64).reshape(-1, 2)
-        groups, number = [], 0
+        groups, colors, number = [], [], 0
         for crop in self.config.crops:
-            views = torch.empty(crop.count, len(images), 3, crop.size, crop.size)
+            views = self._empty(crop.count, len(images), crop.size)
+            drawn = []
             for repeat in range(crop.count):
                 draws = draw_views(self.config, crop, number, self.seed, sizes, indices, epochs)
                 for row, image in enumerate(images):
                     self._view(image, draws, row, views[repeat, row])
+                drawn.append(packed(draws))
                 number += 1
             groups.append(views.flatten(0, 1))
-        return groups
+            colors.append(torch.cat(drawn))
+        return groups, colors if self.config.mode == "device" else []
+
+    def _empty(self, count: int, images: int, size: int) -> Tensor:
+        if self.config.mode == "device":
+            return torch.empty(count, images, size, size, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
+        return torch.empty(count, images, 3, size, size)
 
 
 def _exact_view(image: Pixels, draws: ViewDraws, row: int, out: Tensor, interpolation: str) -> None:
@@ -88,15 +108,21 @@ def _jitter(view: Image.Image, draws: ViewDraws, row: int) -> Image.Image:
     return view
 
 
+def _cropped_view(image: Pixels, draws: ViewDraws, row: int, out: Tensor, interpolation: str) -> None:
+    """The half of a view that needs the whole image: crop, resize, flip. Writes `out` (3, size, size) uint8."""
+    left, top, width, height = draws.box[row].tolist()
+    # Contiguous uint8 in channels-last memory takes torch's vectorised resampler: Pillow's result, 3 times as fast.
+    crop = np.ascontiguousarray(image[top : top + height, left : left + width])
+    view = interpolate(
+        torch.from_numpy(crop).permute(2, 0, 1)[None], size=out.shape[1:], mode=interpolation, antialias=True
+    )
+    out.copy_((view.flip(3) if draws.flip[row] else view)[0])
+
+
 def _fused_view(image: Pixels, draws: ViewDraws, row: int, out: Tensor, interpolation: str) -> None:
     """The same draws as one affine map of colours and a separable blur; the planes (3, size, size) stay in cache."""
-    left, top, width, height = (int(value) for value in draws.box[row])
-    crop = torch.from_numpy(image).permute(2, 0, 1)[None, :, top : top + height, left : left + width]
-    # uint8 in channels-last memory takes torch's vectorised resampler: Pillow's result, 2.5 times as fast.
-    view = interpolate(crop, size=out.shape[1:], mode=interpolation, antialias=True)
-    if draws.flip[row]:
-        view = view.flip(3)
-    planes = view[0].contiguous().float().flatten(1)
+    _cropped_view(image, draws, row, out, interpolation)
+    planes = out.flatten(1).clone()
     matrix, offset = _color_matrix(draws, row, planes)
     flat = out.flatten(1)
     torch.addmm(offset, matrix, planes, out=flat).clamp_(0, 1)

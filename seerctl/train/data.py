@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from seerctl.augment.decode import DecodeError, Pixels, to_rgb
+from seerctl.augment.device import finish
 from seerctl.augment.multicrop import MultiCrop
 from seerctl.errors import InputError, SeerctlError
 from seerctl.recipe import Recipe
@@ -33,6 +34,7 @@ _PATIENCE = 16  # damaged samples in a row that are passed over
 class CropBatch:
     """One rank's part of a step: per kind of crop a float32 tensor (count * B, 3, S, S), crop-major.
 
+    With `augment.mode = "device"` the crops are uint8, and `colors` has per kind what `on` finishes them by.
     `labels` (B,) int64 codes into the classes, of a supervised run. `damaged`: what was to come and could not be
     decoded, as (key, reason); `keys` has what came instead.
 
@@ -46,6 +48,15 @@ class CropBatch:
     labels: Tensor | None = None
     damaged: list[tuple[str, str]] = field(default_factory=list)
     fault: Fault | None = None
+    colors: list[Tensor] = field(default_factory=list)
+
+    def on(self, device: torch.device) -> tuple[list[Tensor], Tensor | None]:
+        """Finished crops, float32 in channels-last memory, and labels, on `device`."""
+        crops = [kind.to(device, non_blocking=True, memory_format=torch.channels_last) for kind in self.crops]
+        if self.colors:
+            pairs = zip(crops, self.colors, strict=True)
+            crops = [finish(*pair).contiguous(memory_format=torch.channels_last) for pair in pairs]
+        return crops, None if self.labels is None else self.labels.to(device, non_blocking=True)
 
     def pin_memory(self) -> CropBatch:
         """The same in page-locked memory (called by the DataLoader for GPUs)."""
@@ -81,9 +92,10 @@ class Views:
         pairs = list(zip(batch.samples, batch.indices.tolist(), strict=True))
         samples, images = zip(*(self.picture(sample, index, damaged) for sample, index in pairs), strict=True)
         draws = batch.indices + self.samples * batch.copies  # a sample that comes twice is seen in two ways
-        crops = self.multicrop(images, draws, batch.epochs)
+        crops, colors = self.multicrop.halves(images, draws, batch.epochs)
         labels = torch.tensor([self.label(sample) for sample in samples]) if self.target else None
-        return CropBatch(batch.step, int(batch.epochs[0]), [sample.key for sample in samples], crops, labels, damaged)
+        keys = [sample.key for sample in samples]
+        return CropBatch(batch.step, int(batch.epochs[0]), keys, crops, labels, damaged, colors=colors)
 
     def picture(self, sample: Sample, index: int, damaged: list[tuple[str, str]]) -> tuple[Sample, Pixels]:
         """`sample`, which stands at `index`, decoded; or the first after it that can be, which no rank decides.

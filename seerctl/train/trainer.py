@@ -121,9 +121,8 @@ class Trainer:
 
     def forward_backward(self, batch: CropBatch) -> dict[str, Tensor]:
         """Gradients of one step, and its scalars on the device; nothing is read by the host."""
-        device, measure = self.world.device, self._logs(self.step + 1)
-        crops = [kind.to(device, non_blocking=True, memory_format=torch.channels_last) for kind in batch.crops]
-        labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
+        crops, labels = batch.on(self.world.device)
+        measure = self._logs(self.step + 1)
         return self.objective.accumulate(self.model, crops, len(batch.keys), measure, self.step, labels)
 
     def update(self, found: dict[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from scipy import stats
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from seerctl.augment.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, CropSpec
+from seerctl.augment.device import blur_matrices, finish
 from seerctl.augment.draws import draw_views, uniforms
 from seerctl.augment.multicrop import MultiCrop, _blur_matrix
 
@@ -26,7 +27,7 @@ def calm(**changes: object) -> AugmentConfig:
     return AugmentConfig(**(nothing | changes))
 
 
-@pytest.mark.parametrize("mode", ["exact", "fused"])
+@pytest.mark.parametrize("mode", ["exact", "fused", "device"])
 def test_shapes(picture, mode: str) -> None:
     groups = MultiCrop(AugmentConfig(mode=mode, crops=SMALL), seed=1)(images(picture), np.arange(6), np.zeros(6, int))
     assert [tuple(group.shape) for group in groups] == [(12, 3, 24, 24), (18, 3, 12, 12)]
@@ -36,7 +37,7 @@ def test_shapes(picture, mode: str) -> None:
         assert torch.isfinite(group).all()
 
 
-@pytest.mark.parametrize("mode", ["exact", "fused"])
+@pytest.mark.parametrize("mode", ["exact", "fused", "device"])
 def test_a_sample_has_the_same_views_in_any_batch(picture, mode: str) -> None:
     sources = images(picture)
     crop = MultiCrop(AugmentConfig(mode=mode, crops=SMALL), seed=3)
@@ -107,7 +108,7 @@ def test_exact_without_colour_is_pillows_crop_and_resize(picture) -> None:
 
 def test_flip_mirrors(picture) -> None:
     sources = images(picture, 1)
-    for mode in ("exact", "fused"):
+    for mode in ("exact", "fused", "device"):
         straight = MultiCrop(calm(mode=mode), seed=2)(sources, np.array([4]), np.array([0]))[0]
         mirrored = MultiCrop(calm(mode=mode, flip=1.0), seed=2)(sources, np.array([4]), np.array([0]))[0]
         torch.testing.assert_close(straight.flip(3), mirrored, atol=1e-5, rtol=0)
@@ -150,6 +151,46 @@ def test_fused_blur_is_a_gaussian(picture) -> None:
     ours = np.einsum("ij,jkc,lk->ilc", kernel, np.asarray(image, np.float32), kernel)
     theirs = np.asarray(image.filter(ImageFilter.GaussianBlur(1.3)), np.float32)
     assert np.abs(ours - theirs)[4:-4, 4:-4].mean() < 1.0  # of 255; Pillow's is three box blurs
+
+
+def test_device_is_exact_to_a_level_of_255(picture) -> None:
+    sources = images(picture)
+    spread = torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
+    settings = ("jitter", "grey", "blur")
+    for changes in (*({name: 1.0} for name in settings), {"flip": 1.0}, {"jitter": 0.8, "grey": 0.2, "blur": 0.5}):
+        exact, device = (
+            MultiCrop(calm(mode=mode, **changes), 5)(sources, np.arange(6), np.zeros(6, int))
+            for mode in ("exact", "device")
+        )
+        for expected, found in zip(exact, device, strict=True):
+            levels = ((expected - found) * spread).abs()
+            assert levels.mean() < 0.5, changes  # Pillow's blur rounds six times, the matrices do not
+            assert (levels < 1.01).float().mean() > (0.85 if "blur" in changes else 0.99), changes
+            assert (levels < 3.01).float().mean() > 0.99, changes
+
+
+def test_the_halves_of_device_are_bytes_and_draws(picture) -> None:
+    crop = MultiCrop(AugmentConfig(mode="device", crops=SMALL), seed=3)
+    groups, colors = crop.halves(images(picture), np.arange(6), np.zeros(6, int))
+    assert [(kind.dtype, tuple(kind.shape)) for kind in groups] == [
+        (torch.uint8, (12, 3, 24, 24)),
+        (torch.uint8, (18, 3, 12, 12)),
+    ]
+    assert all(kind.is_contiguous(memory_format=torch.channels_last) for kind in groups)
+    assert [tuple(drawn.shape) for drawn in colors] == [(12, 10), (18, 10)]
+    whole = finish(groups[0], colors[0])
+    assert torch.equal(torch.cat([finish(groups[0][:5], colors[0][:5]), finish(groups[0][5:], colors[0][5:])]), whole)
+    assert MultiCrop(AugmentConfig(crops=SMALL), 3).halves(images(picture), np.arange(6), np.zeros(6, int))[1] == []
+
+
+@pytest.mark.parametrize("size", [5, 40])
+def test_blur_matrices_are_pillows_blur(picture, size: int) -> None:
+    image = picture(11, size, size)
+    radii = torch.tensor([0.1, 0.7, 1.3, 2.0, 6.0])
+    for radius, kernel in zip(radii, blur_matrices(size, radii, torch.device("cpu")), strict=True):
+        ours = np.einsum("ij,jkc,lk->ilc", kernel, np.asarray(image, np.float32), kernel)
+        theirs = np.asarray(image.filter(ImageFilter.GaussianBlur(float(radius))), np.float32)
+        assert np.abs(ours - theirs).max() < 3, radius  # six roundings
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from seerctl.augment.config import AugmentConfig
+from seerctl.augment.device import finish
+from seerctl.augment.multicrop import MultiCrop
 from seerctl.cli import run
 from seerctl.features.store import FeatureFile
 from tests.training import SMALL, make_shards
@@ -40,6 +45,22 @@ def test_bf16_and_activation_checkpoints_train(shards: Path, tmp_path: Path) -> 
         "parallel.activation_checkpointing=block",
     )  # fmt: skip
     assert saved == pytest.approx(plain, rel=1e-2)
+
+
+def test_views_finished_on_the_device_are_the_cpus(picture: Callable[..., Image.Image]) -> None:
+    sources = [np.array(picture(number, 60, 48)) for number in range(12)]
+    multicrop = MultiCrop(AugmentConfig(mode="device"), seed=1)
+    for views, draws in zip(*multicrop.halves(sources, np.arange(12), np.zeros(12, int)), strict=True):
+        ours, expected = finish(views.cuda(), draws).cpu(), finish(views, draws)
+        # A rounding that falls the other way is one level of 255, 0.02 here.
+        assert ((ours - expected).abs() < 1e-3).float().mean() > 0.99
+        assert (ours - expected).abs().mean() < 1e-3
+
+
+def test_augmentation_on_the_device_trains(shards: Path, tmp_path: Path) -> None:
+    cpu = losses(shards, tmp_path / "cpu", "augment.mode=device")
+    cuda = losses(shards, tmp_path / "cuda", "augment.mode=device", "run.device=cuda")
+    assert cuda == pytest.approx(cpu, rel=2e-3)
 
 
 def test_features_agree_with_the_cpus(shards: Path, tmp_path: Path) -> None:

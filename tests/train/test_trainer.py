@@ -182,6 +182,7 @@ def test_a_killed_run_goes_on_bit_equal_with_any_number_of_workers(
         ("schedule.shape=constant", "optim.larc=false", "model.head_batchnorm=true"),
         ("loss.small_crops=pad", "parallel.activation_checkpointing=block"),
         ("loss.hard=1", "loss.power_law=1.0", "optim.clip_norm=0.5"),
+        ("augment.mode=device", "data.workers=2"),
     ],
 )
 def test_options_of_the_recipe_train(finished: Path, shards: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
