@@ -14,6 +14,7 @@ from seerctl.options import SeerCommand, data, output_path, overwrite
 @click.command(cls=SeerCommand, examples=[
     "seerctl extract --model run/ --data shards/ -o features.h5",
     "seerctl extract --model torchvision:regnet_y_400mf --data shards/ --layer res4 --layer avgpool -o features/",
+    "seerctl extract --model run/ --data shards/ --layer res4:rmac --layer res5:2x1 --layer res5:gem4 -o pooled/",
     "seerctl extract --model run/ --data shards/test --corrupt fog:3 --corrupt noise:5 -o corrupted/",
 ])  # fmt: skip
 @click.option(
@@ -29,8 +30,8 @@ from seerctl.options import SeerCommand, data, output_path, overwrite
     "layers",
     multiple=True,
     default=("avgpool",),
-    metavar="L",
-    help="res2, res3, res4, res5 (average-pooled), avgpool, or head (SwAV projection); repeat for several.",
+    metavar="LAYER[:POOL]",
+    help="res2 to res5, avgpool, or head (SwAV projection), and how its map is pooled; repeat for several.",
 )
 @click.option("--size", type=click.IntRange(min=16), default=None, show_default="as trained, else 224", metavar="PX",
               help="Side of the centre crop.")  # fmt: skip
@@ -57,6 +58,14 @@ def extract(*, model: str, data: str, output: Path, **settings: Any) -> None:
 
     A run that was stopped goes on when the same command is given again. Under torchrun each rank takes its own part of
     the set, and the first one joins the parts.
+
+    \b
+    Poolings of a layer's map (--layer res5:gem4):
+      avg, max     mean (the default) and maximum over the map
+      gem, gem4    generalised mean of power 3, 4 ...; 4 is SEER's
+      rmac, rmac2  R-MAC of 3, 2 ... levels: regions' maxima of unit length, summed, of unit length
+      regions      the regions of R-MAC unsummed, for whitening: 14 vectors a picture, the attribute 'regions' says so
+      2x1, 1x2     means of a grid of rows x columns, as SEER's linear probes learn from
 
     \b
     Corruptions, after the crop, the same for the same sample on any machine of a kind:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from seerctl.augment.config import IMAGENET_MEAN, IMAGENET_STD
 from seerctl.errors import UsageError, did_you_mean
+from seerctl.features.layers import Layer
+from seerctl.features.pooling import pool
 from seerctl.model.heads import SwAVHead
 from seerctl.model.load import TORCHVISION, WEIGHTS_FILE, LoadedModel, load_model
 from seerctl.model.weights import load_into, load_weights
@@ -25,14 +27,17 @@ Precision = Literal["float32", "bfloat16"]
 class Encoder(nn.Module):
     """(B, 3, S, S) uint8 pixels -> one float32 (B, D) for each of `layers`.
 
-    res2 ... res5 are average-pooled stage outputs, avgpool the trunk's own (the same as the last stage), head the unit
-    projection of the SwAV head. bfloat16 runs the convolutions so; weights, BatchNorm and results stay float32.
+    res2 ... res5 are the outputs of the stages, pooled as each layer says, avgpool the trunk's own average (the same as
+    of the last stage), head the unit projection of the SwAV head. bfloat16 runs the convolutions so; weights, BatchNorm
+    and results stay float32.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, model: LoadedModel, head: SwAVHead | None, layers: Sequence[str], precision: Precision) -> None:
+    def __init__(
+        self, model: LoadedModel, head: SwAVHead | None, layers: Sequence[Layer], precision: Precision
+    ) -> None:
         super().__init__()
         self.trunk, self.head, self.layers, self.precision = model.trunk, head, tuple(layers), precision
         mean = 255.0 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
@@ -44,36 +49,33 @@ class Encoder(nn.Module):
         """Features of `pixels`, in the order of `layers`."""
         images = (pixels.float() - self.mean) * self.scale
         with self._autocast(images.device.type):
-            wanted = dict.fromkeys("avgpool" if name == HEAD else name for name in self.layers)
-            maps = self.trunk.features(images, tuple(wanted))
-            found = {name: _pooled(tensor.float()) for name, tensor in maps.items()}
-        if self.head is not None and HEAD in self.layers:
-            found[HEAD] = self.head(found["avgpool"]).projections
-        return [found[name] for name in self.layers]
+            names = [layer.name for layer in self.layers]
+            wanted = dict.fromkeys("avgpool" if name == HEAD else name for name in names)
+            found = self.trunk.features(images, tuple(wanted))
+        if self.head is not None and HEAD in names:
+            found[HEAD] = self.head(found["avgpool"].float()).projections
+        return [pool(found[layer.name], layer) for layer in self.layers]
 
     def _autocast(self, device: str) -> AbstractContextManager[object]:
         return torch.autocast(device, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
 
-def _pooled(features: Tensor) -> Tensor:
-    return features.mean((2, 3)) if features.ndim == 4 else features
-
-
 def load_encoder(
-    spec: str, layers: Sequence[str], precision: Precision, device: torch.device
+    spec: str, layers: Sequence[Layer], precision: Precision, device: torch.device
 ) -> tuple[LoadedModel, Encoder]:
     """The model that `spec` names (see `load_model`), ready to encode on `device`, in eval mode.
 
     Raises:
-        UsageError: a layer that it does not have.
+        UsageError: a layer that it does not have, or that cannot be pooled so.
         InputError, EnvironmentFault: as `load_model`.
     """
     model = load_model(spec)
     known = (*model.trunk.layers, HEAD)
-    for name in layers:
-        if name not in known:
-            raise UsageError(f"{spec}: no layer '{name}'", did_you_mean(name, known))
-    head = load_head(spec, model.widths[-1]) if HEAD in layers else None
+    for layer in layers:
+        if layer.name not in known:
+            raise UsageError(f"{spec}: no layer '{layer.name}'", did_you_mean(layer.name, known))
+        pool(torch.ones((1, 1) if layer.name in (DEFAULT_LAYER, HEAD) else (1, 1, 1, 1)), layer)  # or a UsageError
+    head = load_head(spec, model.widths[-1]) if any(layer.name == HEAD for layer in layers) else None
     encoder = Encoder(model, head, layers, precision).eval().requires_grad_(False)
     return model, encoder.to(device).to(memory_format=torch.channels_last)
 

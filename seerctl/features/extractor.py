@@ -23,6 +23,7 @@ from seerctl.device import pick_device
 from seerctl.errors import InputError, UsageError
 from seerctl.features.batches import Batch, Batches, by_processes, by_threads, default_workers
 from seerctl.features.encoder import DEFAULT_LAYER, Encoder, Precision, load_encoder
+from seerctl.features.layers import Layer, region_slots
 from seerctl.features.layout import Header
 from seerctl.features.pixels import View
 from seerctl.features.ranks import Ranks
@@ -82,8 +83,8 @@ class _Job:
 
     shards: ShardSet
     encoder: Encoder
-    files: dict[str, Path]
-    headers: dict[str, Header]
+    files: dict[Layer, Path]
+    headers: dict[Layer, Header]
     view: View
     batch: int
     device: torch.device
@@ -115,7 +116,7 @@ def extract(
         EnvironmentFault: disk full, a killed worker, a lost rank.
     """
     options = options or Options()
-    layers = tuple(dict.fromkeys(options.layers))
+    layers = tuple(dict.fromkeys(map(Layer.parse, options.layers)))
     corruptions = parse_corruptions(options.corrupt, options.corrupt_seed)
     named = _targets(output, layers, corruptions)
     files = {name: path for names in named.values() for name, path in names.items()}
@@ -145,21 +146,21 @@ def extract(
 
 
 def _targets(
-    output: Path, layers: Sequence[str], corruptions: Sequence[Corruption]
+    output: Path, layers: Sequence[Layer], corruptions: Sequence[Corruption]
 ) -> dict[Corruption | None, dict[str, Path]]:  # fmt: skip
     """For each view of the pictures, the name and the file of every layer, in the order of `layers`."""
     if len(corruptions) < 2:
         only = corruptions[0] if corruptions else None
-        return {only: {name: output if len(layers) == 1 else output / f"{name}.h5" for name in layers}}
+        return {only: {str(one): output if len(layers) == 1 else output / f"{one.stem}.h5" for one in layers}}
     if len(layers) == 1:
         return {one: {one.stem: output / f"{one.stem}.h5"} for one in corruptions}
     return {
-        one: {f"{one.stem}/{name}": output / one.stem / f"{name}.h5" for name in layers} for one in corruptions
+        one: {f"{one.stem}/{name}": output / one.stem / f"{name.stem}.h5" for name in layers} for one in corruptions
     }  # fmt: skip
 
 
 def _prepare(
-    spec: str, model: LoadedModel, encoder: Encoder, shards: ShardSet, files: dict[str, Path], options: Options,
+    spec: str, model: LoadedModel, encoder: Encoder, shards: ShardSet, files: dict[Layer, Path], options: Options,
     device: torch.device, ranks: Ranks, corruption: Corruption | None = None,
 ) -> _Job:  # fmt: skip
     """Name what is to be made, and make sure before any work that the output may be written."""
@@ -170,8 +171,9 @@ def _prepare(
         "precision": options.precision, "device": device.type, "sources": {"model": spec, "data": shards.location},
     }  # fmt: skip
     headers = {
-        layer: Header(model.name, model.weights_sha256, shards.sha256, layer, str(view), lineage,
-                      str(corruption or "")) for layer in files
+        layer: Header(model.name, model.weights_sha256, shards.sha256, str(layer), str(view), lineage,
+                      str(corruption or ""), region_slots(layer.levels, True) if layer.kind == "regions" else 0)
+        for layer in files
     }  # fmt: skip
     # A file that an interrupted run of several had finished already is kept.
     kept = {n for n, path in files.items() if not options.overwrite and is_finished(path, headers[n], options.dtype)}
@@ -260,9 +262,9 @@ def _rows_done(job: _Job, part: Path, header: Header, rows: int) -> int:
 class _Writers:
     """One writer for each layer, opened when the first features show their dimension."""
 
-    def __init__(self, job: _Job, parts: dict[str, Path], rows: int, start: int) -> None:
+    def __init__(self, job: _Job, parts: dict[Layer, Path], rows: int, start: int) -> None:
         self.job, self.parts, self.rows, self.start = job, parts, rows, start
-        self.opened: dict[str, FeatureWriter] = {}
+        self.opened: dict[Layer, FeatureWriter] = {}
 
     def append(self, features: Sequence[Tensor], keys: Sequence[str], columns: Sequence[Mapping[str, Any]]) -> None:
         """Write one batch of every layer.

@@ -7,7 +7,9 @@ columns/<name> (N,)  int64 or float64 numbers (missing: NaN), or int32 codes (mi
                      for an attribute (HDF5 allows 64 KB). In <name>, "/" is written %2F and "%" %25
 attributes           schema, model, weights_sha256, index_sha256, layer, preprocess, rows_done, lineage (JSON);
                      `corruption` ("fog:3") where the pictures were corrupted: then `preprocess` has a step
-                     "corruption fog:3 (VERSION, seed N)" and the column `corruption` the same name for every row
+                     "corruption fog:3 (VERSION, seed N)" and the column `corruption` the same name for every row;
+                     `regions` (an integer R) where the layer is pooled by "regionsL": `features` are then R vectors of
+                     D / R values, one after another, each of unit length or, where a shape of picture has fewer, zero
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Header:
 
     model: a name for people. weights_sha256, index_sha256: 64 hex digits ("" where there is none). preprocess:
     everything between stored bytes and the model's input. lineage: what made the file, as plain JSON. corruption: what
-    was done to the pictures on purpose, as "fog:3", "" for nothing.
+    was done to the pictures on purpose, as "fog:3", "" for nothing. regions: how many vectors a row holds, 0 where it
+    is one.
     """
 
     model: str
@@ -47,6 +50,7 @@ class Header:
     preprocess: str
     lineage: Mapping[str, Any] = field(default_factory=dict)
     corruption: str = ""
+    regions: int = 0
 
     @property
     def clean_preprocess(self) -> str:
@@ -54,9 +58,10 @@ class Header:
         steps = self.preprocess.split(STEP)
         return STEP.join(step for step in steps if not step.startswith(CORRUPTION_STEP))
 
-    def attributes(self) -> dict[str, str]:
+    def attributes(self) -> dict[str, str | int]:
         """The HDF5 attributes, without `rows_done`."""
-        return ({"corruption": self.corruption} if self.corruption else {}) | {
+        special: dict[str, str | int] = {"corruption": self.corruption} if self.corruption else {}
+        return special | ({"regions": self.regions} if self.regions else {}) | {
             "schema": SCHEMA, "model": self.model, "weights_sha256": self.weights_sha256,
             "index_sha256": self.index_sha256, "layer": self.layer, "preprocess": self.preprocess,
             "lineage": json.dumps(dict(self.lineage), ensure_ascii=False, sort_keys=True),

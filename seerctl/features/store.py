@@ -33,6 +33,8 @@ class FeatureFile:
         self.dtype: str = data.dtype.name
         if data.dtype.kind != "f":
             raise InputError(f"{path}: 'features' holds {self.dtype}, not floats")
+        if self.header.regions and self.shape[1] % self.header.regions:
+            raise InputError(f"{path}: its {self.shape[1]} values a row are not those of {self.header.regions} regions")
         _check_storage(path, data)
         self.keys = self._keys()
         self.columns = self._columns()
@@ -129,6 +131,7 @@ def describe(path: str | Path) -> dict[str, Any]:
             "layer": file.header.layer, "weights_sha256": file.header.weights_sha256,
             "index_sha256": file.header.index_sha256, "preprocess": file.header.preprocess,
             **({"corruption": file.header.corruption} if file.header.corruption else {}),
+            **({"regions": file.header.regions} if file.header.regions else {}),
             "columns": columns, "lineage": dict(file.header.lineage),
         }  # fmt: skip
 
@@ -163,7 +166,16 @@ def _header(path: Path, file: h5py.File) -> Header:
     if not isinstance(lineage, dict):
         raise InputError(f"{path}: its lineage is not a JSON object")
     corruption = text_attribute(file, "corruption") if "corruption" in file.attrs else ""
-    return Header(**{name: text_attribute(file, name) for name in names}, lineage=lineage, corruption=corruption)
+    texts = {name: text_attribute(file, name) for name in names}
+    return Header(**texts, lineage=lineage, corruption=corruption, regions=_regions(path, file))
+
+
+def _regions(path: Path, file: h5py.File) -> int:
+    """How many vectors a row holds, 0 for one."""
+    count = file.attrs.get("regions", 0)
+    if not isinstance(count, (int, np.integer)) or count < 0:
+        raise InputError(f"{path}: its attribute 'regions' is not a count")
+    return int(count)
 
 
 def plain_dataset(path: Path, file: h5py.File, name: str, dimensions: int) -> h5py.Dataset:

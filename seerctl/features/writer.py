@@ -120,7 +120,7 @@ def _identity(file: h5py.File) -> dict[str, object]:
 
 
 def _wanted(header: Header, rows: int, dtype: str) -> dict[str, object]:
-    attributes = header.attributes()
+    attributes: Mapping[str, object] = header.attributes()
     wanted: dict[str, object] = {name: attributes[name] for name in ATTRIBUTES} | {"rows": rows, "dtype": dtype}
     return wanted | {f"lineage {name}": value for name, value in _settings(header.lineage)}
 

@@ -23,6 +23,7 @@ from seerctl.features import batches
 from seerctl.features.batches import Batches, by_processes, by_threads
 from seerctl.features.encoder import load_encoder
 from seerctl.features.extractor import Extracted, Options, _encoded_on_device, _prepare, extract
+from seerctl.features.layers import Layer
 from seerctl.features.pixels import View
 from seerctl.features.ranks import Ranks
 from seerctl.features.store import FeatureFile
@@ -109,6 +110,31 @@ def test_layers(data: Path, weights: Path, reference: Path, tmp_path: Path) -> N
     run(data, weights, tmp_path / "out", layers=layers)
     np.testing.assert_array_equal(rows(tmp_path / "out" / "res4.h5"), found["res4"])
     assert (tmp_path / "out" / "res2.h5").stat().st_mtime_ns == before
+
+
+def test_poolings(data: Path, weights: Path, tmp_path: Path) -> None:
+    layers = ("res4:regions3", "res4:rmac", "res5:2x1", "res4:gem4", "res5", "res5:max")
+    done = run(data, weights, tmp_path / "out", layers=layers)
+    assert done is not None
+    assert {name: path.name for name, path in done.files.items()} == {
+        "res4:regions3": "res4-regions3.h5", "res4:rmac3": "res4-rmac3.h5", "res5:2x1": "res5-2x1.h5",
+        "res4:gem4": "res4-gem4.h5", "res5": "res5.h5", "res5:max": "res5-max.h5",
+    }  # fmt: skip
+    with FeatureFile.open(done.files["res4:regions3"]) as file:
+        assert (file.header.layer, file.header.regions, file.shape) == ("res4:regions3", 14, (COUNT, 14 * 24))
+        regions = file.features().reshape(COUNT, 14, 24)
+    np.testing.assert_allclose(np.linalg.norm(regions, axis=2), 1, rtol=1e-5)
+    summed = regions.sum(1)
+    found = {name: rows(path) for name, path in done.files.items()}
+    np.testing.assert_allclose(
+        found["res4:rmac3"], summed / np.linalg.norm(summed, axis=1, keepdims=True), rtol=1e-4, atol=1e-6
+    )
+    # of the single place that res5 has here, mean, maximum and the middle of both halves are all the same
+    np.testing.assert_allclose(found["res5:2x1"].reshape(COUNT, 32, 2)[:, :, 0], found["res5"], rtol=1e-5)
+    np.testing.assert_array_equal(found["res5:max"], found["res5"])
+    assert found["res4:gem4"].shape == (COUNT, 24)
+    with pytest.raises(UsageError, match="head is a vector, there is nothing to pool"):
+        run(data, weights, tmp_path / "f.h5", layers=("head:max",))
 
 
 def test_half_precision_is_close(data: Path, weights: Path, reference: Path, tmp_path: Path) -> None:
@@ -320,8 +346,8 @@ def test_the_way_of_a_gpu_gives_the_same_rows(data: Path, weights: Path, referen
     """Worker processes decode, the device encodes one batch ahead of the writer; here the device is the CPU."""
     options = Options(device="cpu", batch=BATCH)
     with ShardSet.open(data) as shards:
-        files = {"avgpool": reference.with_name("other.h5")}
-        loaded = load_encoder(str(weights), ("avgpool",), "float32", torch.device("cpu"))
+        files = {Layer("avgpool"): reference.with_name("other.h5")}
+        loaded = load_encoder(str(weights), (Layer("avgpool"),), "float32", torch.device("cpu"))
         job = _prepare(str(weights), *loaded, shards, files, options, torch.device("cpu"), Ranks())
         found = list(_encoded_on_device(job, by_processes(Batches(shards, job.view, BATCH), range(8), 1, pin=False)))
     assert [len(batch.keys) for _, batch in found] == [40] * 7 + [20]
