@@ -60,16 +60,17 @@ def ingest(
 ) -> None:  # fmt: skip
     """Check images from any source and write them as one tar stream.
 
-    SOURCE is a directory, an image, a tar (also compressed, also a WebDataset shard), a table (.csv, .tsv, .jsonl whose
-    other columns are kept), a list (.txt, .lst), or '-': a list of files, or a tar, on standard input, told apart by
-    its first bytes.
+    SOURCE is a directory (archives in it are opened), an image, a tar (also compressed, also a WebDataset shard), a
+    zip, a shard set, a table (.csv, .tsv, .jsonl whose other columns are kept), a list (.txt, .lst), or '-': a list of
+    files, or an archive, on standard input, told apart by its first bytes. 'shards-{000..009}.tar' is ten of them.
 
     The stream keeps the original bytes. What is no sound image is left out and counted by reason; the same input gives
     the same bytes with any --jobs.
     """
-    from seerctl.sources.expand import STDIN, SourceOptions
+    from seerctl.sources.expand import SourceOptions
     from seerctl.sources.ingest import IngestOptions
     from seerctl.sources.ingest import ingest as run
+    from seerctl.sources.places import STDIN
 
     if not sources:
         raise UsageError("ingest: no SOURCE", "Name images, folders, tars, tables or '-' ('seerctl ingest --help')")

@@ -15,6 +15,8 @@ from seerctl.sources.magic import named_like_image
 from seerctl.sources.names import clean, label_of
 from seerctl.sources.reasons import Reason
 
+_ENERGON = ".nv-meta"  # what Megatron-Energon keeps beside shards: an index of them, no pictures
+
 
 def labelled(source: str, labels: bool) -> dict[str, Any]:
     """The columns that a source's own path gives: its directory as `label`, if `labels` and if there is one."""
@@ -53,7 +55,7 @@ def _walk(directory: str, prefix: str, above: tuple[tuple[int, int], ...], label
             continue
         if stat.S_ISDIR(status.st_mode):
             identity = (status.st_dev, status.st_ino)
-            if identity not in above:
+            if identity not in above and entry.name != _ENERGON:
                 yield from _walk(entry.path, source + "/", (*above, identity), labels)
         else:
             name = clean(source)

@@ -10,8 +10,9 @@ from typing import Any, BinaryIO, TextIO
 
 from seerctl.errors import InputError
 from seerctl.sources.check import CheckOptions
-from seerctl.sources.expand import SourceOptions, expand, require
+from seerctl.sources.expand import SourceOptions, expand
 from seerctl.sources.item import Item
+from seerctl.sources.places import places
 from seerctl.sources.pool import Pool
 from seerctl.sources.worker import Limits
 from seerctl.stream.records import rejected_of
@@ -60,17 +61,17 @@ def ingest(
 ) -> IngestReport:
     """Write one stream of all images in `arguments` to `output`, one JSON line per reject to `rejects`.
 
-    `arguments` are directories, images, tars, tables and lists; `-` reads a list or a tar from `stdin`.
+    `arguments` are directories, images, archives, tables and lists; `-` reads a list or an archive from `stdin`.
 
     Raises:
         InputError: an argument is missing, an archive is damaged, or no image came through. The stream is then without
             its end marker, so nothing that reads it takes it for whole.
     """
-    require(arguments)
+    found = places(arguments)
     counts: Counter[str] = Counter()
     with Pool(options.jobs, options.check, options.limits) as pool:
         writer = StreamWriter(output, options.recorded())
-        for outcome in pool.run(expand(arguments, stdin, options.sources, options.check)):
+        for outcome in pool.run(expand(found, stdin, options.sources, options.check)):
             writer.write(outcome.raw, outcome.digests)
             _note(outcome.rejects, counts, rejects)
             if progress is not None:

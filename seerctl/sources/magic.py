@@ -79,6 +79,6 @@ def detect(data: bytes) -> Format | None:
 
 
 def named_like_image(name: str) -> bool:
-    """Whether a file's extension claims that it is an image."""
+    """Whether a file's extension claims that it is an image (`._x.jpg`, which a Mac keeps beside x.jpg, does not)."""
     _, dot, ext = name.rpartition(".")
-    return dot == "." and ext.lower() in IMAGE_EXTENSIONS
+    return dot == "." and ext.lower() in IMAGE_EXTENSIONS and not name.rpartition("/")[2].startswith("._")

@@ -136,13 +136,16 @@ def _json_rows(opener: Callable[[], BinaryIO]) -> Iterator[tuple[int, dict[str, 
 
 def parse_row(line: bytes) -> dict[str, Any] | None:
     """A JSON object whose NaN, infinities and broken text are gone, or None when it is none."""
+    _, row = parse_json(line)
+    return row if isinstance(row, dict) else None
+
+
+def parse_json(text: bytes) -> tuple[bool, Any]:
+    """(whether it is JSON, its value without NaN, infinities and broken text)."""
     try:
-        row = json.loads(line, parse_constant=lambda _: None)
+        return True, sound(json.loads(text, parse_constant=lambda _: None))
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict):
-        return None
-    return {str(name): sound(value) for name, value in row.items()}
+        return False, None
 
 
 def sound(value: Any) -> Any:
@@ -156,5 +159,5 @@ def sound(value: Any) -> Any:
     if isinstance(value, list):
         return [sound(item) for item in value]
     if isinstance(value, dict):
-        return {sound(name): sound(item) for name, item in value.items()}
+        return {str(sound(name)): sound(item) for name, item in value.items()}
     return value

@@ -178,7 +178,7 @@ def test_nothing_to_read_is_an_error(tmp_path: Path, folder: Path) -> None:
 
 def test_a_file_that_is_no_tar_but_called_one(tmp_path: Path) -> None:
     (tmp_path / "t.tar").write_bytes(b"<html>" * 100)
-    with pytest.raises(InputError, match="not a tar archive"):
+    with pytest.raises(InputError, match="not an archive"):
         run(tmp_path / "t.tar")
 
 
