@@ -144,6 +144,8 @@ def _summarise(report: ShardReport, rate: float) -> None:
     sets = ", ".join(f"{name} {count:,}" for name, count in report.sets.items() if name)
     left_out = {"came twice": report.duplicates, "look like another": report.near, "dropped before": report.refused}
     twice = "".join(f", {count:,} {what}" for what, count in left_out.items() if count)
+    if report.recovered:
+        twice += f", {report.recovered:,} unfinished shards taken up"
     into = f"{report.shards:,} shard{'s' * (report.shards != 1)} in {report.output}{f' ({sets})' if sets else ''}"
     say(f"shard: {report.samples:,} in{twice}; {into}, {report.stored / 1e6:,.1f} MB, {rate:,.0f}/s")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from seerctl.errors import InputError
@@ -14,12 +14,15 @@ from seerctl.shards.index import INDEX, load_index
 DUPLICATES = "duplicates.jsonl"  # beside an index: what was left out as near-duplicates, and of what
 REPLACED = "index.json.replaced"  # an index while the set it names is being overwritten
 JOURNAL = ".seerctl.drop.json"  # the files that a drop makes and those that it makes superfluous
-LEFTOVER = re.compile(r".*\.tar(\.idx)?\.(tmp|partial)|(index\.json|duplicates\.jsonl|\.seerctl\.drop\.json)\.tmp")
+LEFTOVER = re.compile(
+    r".*\.tar(\.idx)?\.(tmp|partial)|(index\.json|duplicates\.jsonl|\.seerctl\.drop\.json)\.tmp"
+    r"|\.seerctl\.pending\.partial(\.tmp|\.partial)?"
+)
 
 
-def sweep(directory: Path) -> None:
-    """Remove what an earlier run that did not end well left behind; what the index lists stays."""
-    for path in [path for path in directory.iterdir() if LEFTOVER.fullmatch(path.name)]:
+def sweep(directory: Path, spared: Collection[str] = ()) -> None:
+    """Remove what an earlier run that did not end well left behind; what the index lists, or `spared` names, stays."""
+    for path in [path for path in directory.iterdir() if LEFTOVER.fullmatch(path.name) and path.name not in spared]:
         path.unlink()
     settle(directory)
 

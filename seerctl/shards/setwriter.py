@@ -6,16 +6,17 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from seerctl import __version__
 from seerctl.errors import UsageError
-from seerctl.files import blame, commit, write_json
+from seerctl.files import blame, commit, sha256_file, write_json
 from seerctl.shards.index import INDEX, KIND, SCHEMA, ShardSet
 from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, sweep
+from seerctl.shards.pending import Journal, Pending, load_pending
 from seerctl.shards.shardfile import ShardFile, aside, idx_path, read_offsets
 from seerctl.shards.split import Split
 from seerctl.shards.summary import Summary
@@ -70,12 +71,16 @@ class SetWriter:
     added: list[dict[str, Any]] = field(default_factory=list)
     _open: ShardFile | None = None
     left_out: int = 0
+    recovered: int = 0  # shards of a run that broke off, among `added`
     _before_sha256: str = ""
     _log: BinaryIO | None = None  # of near-duplicates, still `.tmp`
 
     def __post_init__(self) -> None:
         with blame(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
+        weights = None if self.options.weights is None else sha256_file(self.options.weights)
+        self._recipe: dict[str, Any] = {"near": self.options.near, "weights": weights}
+        self._journal = Journal(self.directory, self._recipe)
 
     def resume(self, keys: set[bytes]) -> None:
         """Go on from the set that stands in the directory; its keys are added to `keys`."""
@@ -84,6 +89,31 @@ class SetWriter:
             self.kept = list(shards.index["shardlist"])
             self.summary = Summary.from_json(shards.index)
             keys.update(keys_of(shards))
+
+    def use(self, options: Mapping[str, Any]) -> None:
+        """A stream made with these options comes."""
+        self._journal.use(options)
+
+    def recover(self, pending: Pending) -> Iterator[Record]:
+        """Go on from the shards of a run that broke off, whose samples are yielded.
+
+        Raises:
+            UsageError: they were made otherwise.
+            InputError: they are damaged.
+        """
+        if pending.recipe != self._recipe:
+            raise UsageError(
+                f"{self.directory}: its unfinished shards were written with another --dedup or --weights",
+                "Pass the same, or start again without --skip-known",
+            )
+        self._journal.adopt(pending)
+        pending.set_aside()
+        for entry in pending.entries:
+            for record in pending.samples_of(entry):
+                self.summary.add(record.meta)
+                yield record
+            self.added.append(entry)
+        self.recovered = len(pending.entries)
 
     def add(self, record: Record) -> None:
         """Append one sample, in a new shard when this one is full."""
@@ -123,6 +153,7 @@ class SetWriter:
         if self._open is not None:
             self.added.append(self._open.close())
             self._open = None
+            self._journal.add(self.added[-1])
 
     def finish(self) -> None:
         """Make the last shard whole."""
@@ -136,6 +167,7 @@ class SetWriter:
                 commit(aside(path), path)
         self._publish_log()
         write_json(self.directory / INDEX, self._index(ends, duplicates))
+        self._journal.close(remove=True)
 
     def _publish_log(self) -> None:
         path = self.directory / DUPLICATES
@@ -159,6 +191,9 @@ class SetWriter:
             for end in ends
         ]  # fmt: skip
         lineage = self.before.get("lineage", {})
+        if self.recovered:  # their streams have no end, so no hash; what proves them is the hash of each shard
+            samples = sum(entry["nsamples"] for entry in self.added[: self.recovered])
+            lineage = {**lineage, "recovered": lineage.get("recovered", 0) + samples}
         step = [{"index_sha256": self._before_sha256, "by": "append"}] if self.before else []
         history = lineage.get("history", []) + step
         return {
@@ -176,7 +211,11 @@ class SetWriter:
             "duplicates": self.before.get("duplicates", 0) + duplicates,
             **self._dedup(),
             **({"dropped": self.before["dropped"]} if "dropped" in self.before else {}),
-            "lineage": {"streams": lineage.get("streams", []) + streams, **({"history": history} if history else {})},
+            "lineage": {
+                **lineage,
+                "streams": lineage.get("streams", []) + streams,
+                **({"history": history} if history else {}),
+            },
         }
 
     def _dedup(self) -> dict[str, Any]:
@@ -189,6 +228,7 @@ class SetWriter:
 
     def abandon(self) -> None:
         """Leave what came as `.partial`: nothing of it is ever taken for a set."""
+        self._journal.close()
         if self._open is not None:
             self._open.abandon()
         for path in [path for path in self.directory.glob("*.tmp") if LEFTOVER.fullmatch(path.name)]:
@@ -203,9 +243,14 @@ class SetWriter:
                 aside(self.directory / DUPLICATES).unlink(missing_ok=True)
             self._log = None
 
+    def pending(self) -> Pending | None:
+        """The whole shards that an earlier, failed run left behind."""
+        return load_pending(self.directory)
+
     def sweep(self) -> None:
-        """Remove what an earlier, failed run left behind."""
-        sweep(self.directory)
+        """Remove what an earlier, failed run left behind, but for its whole shards: a stream may go on from them."""
+        pending = self.pending()
+        sweep(self.directory, pending.files() if pending else ())
 
 
 def keys_of(shards: ShardSet) -> Iterator[bytes]:

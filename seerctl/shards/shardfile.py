@@ -31,12 +31,17 @@ def read_offsets(shard: Path) -> array.array[int]:
     Raises:
         InputError: the file is missing or is no list of offsets.
     """
-    offsets = array.array("Q")
     with blame(shard):
         try:
-            offsets.frombytes(idx_path(shard).read_bytes())
+            return decode_offsets(idx_path(shard).read_bytes())
         except (FileNotFoundError, ValueError) as error:
             raise InputError(f"{idx_path(shard)}: {error}", "Run 'seerctl inspect DIR --verify'") from None
+
+
+def decode_offsets(data: bytes) -> array.array[int]:
+    """The offsets in the bytes of a `.tar.idx`."""
+    offsets = array.array("Q")
+    offsets.frombytes(data)
     if sys.byteorder == "big":
         offsets.byteswap()
     return offsets

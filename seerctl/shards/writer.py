@@ -7,13 +7,14 @@ directory holds a whole set or, without `index.json`, none, whenever the process
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from seerctl.errors import InputError, UsageError
 from seerctl.files import blame, fsync_directory
@@ -34,7 +35,7 @@ class ShardReport:
     """What `write_shards` did; `shards` and `sets` count what is there now, the rest what came.
 
     duplicates: samples whose key was known. near: left out because they look like one that was kept. refused: those
-    that were dropped from this set on request before.
+    that were dropped from this set on request before. recovered: shards of a run that broke off, taken up.
     """
 
     output: Path
@@ -49,6 +50,7 @@ class ShardReport:
     rejected: int
     over_limit: bool
     streams: int
+    recovered: int = 0
 
 
 def write_shards(
@@ -102,6 +104,7 @@ class _Dealer:
         self.duplicates: Counter[str | None] = Counter()  # samples left out because their key was known
         self.refused = 0
         self._keys: set[bytes] = set()
+        self._continued: list[str] | None = None  # what the first stream goes on from; None before it
         self._dropped: set[str] = set()
         self._near: NearFilter | None = None
         if options.near is not None:
@@ -135,7 +138,10 @@ class _Dealer:
         """Deal every sample; the end markers that came."""
         ends: list[StreamEnd] = []
         for where, file in inputs:
-            for item, look in self._items(read_streams(file, where)):
+            items = read_streams(file, where, self._begin)
+            # The first start marker may bring old shards, whose pictures are hashed before those of the stream.
+            items = itertools.chain([next(items)], items)
+            for item, look in self._items(items):
                 if isinstance(item, StreamEnd):
                     ends.append(item)
                 else:
@@ -150,6 +156,39 @@ class _Dealer:
         if not any(writer.added or writer.kept for writer in writers):
             raise InputError("no sample came", "See what ingest rejected: seerctl ingest --rejects FILE ...")
         return ends
+
+    def _begin(self, start: Mapping[str, Any]) -> None:
+        """A stream begins: the first one says whether it goes on from the shards of a run that broke off."""
+        claimed, options = start.get("continues", []), start.get("options")
+        if not isinstance(claimed, list) or not isinstance(options, dict):
+            raise InputError("a start marker that cannot be understood", "Use the same version of seerctl")
+        if self._continued is None:
+            self._settle(claimed)
+            self._continued = claimed
+        elif claimed not in ([], self._continued):
+            raise InputError("the streams go on from different shards", "Write them into sets of their own")
+        for writer in self.writers.values():
+            writer.use(options)
+
+    def _settle(self, claimed: list[str]) -> None:
+        """Take up the shards that a broken run left whole, if they are what the stream goes on from, or remove them."""
+        found = [(writer, pending) for writer in self.writers.values() if (pending := writer.pending()) is not None]
+        if claimed and not self.options.append:
+            raise UsageError("the stream goes on from unfinished shards (--skip-known)", "Pass --append")
+        if claimed and claimed != sorted(pending.token for _, pending in found):
+            raise InputError(
+                "the stream leaves out what is in unfinished shards, and other ones lie here",
+                "Run ingest again with --skip-known and the directory of -o",
+            )
+        for writer, pending in found:
+            if not claimed:
+                pending.discard()
+                continue
+            for record, look in self._items(writer.recover(pending)):
+                assert isinstance(record, Record)
+                self._keys.add(pack_key(record.key))
+                if self._near is not None and look is not None:
+                    self._near.keep(record.key, look)
 
     def _items(self, items: Iterable[Record | StreamEnd]) -> Iterable[tuple[Record | StreamEnd, Look | None]]:
         return ((item, None) for item in items) if self._near is None else self._near.look(items)
@@ -281,4 +320,5 @@ def _report(output: Path, dealer: _Dealer, ends: list[StreamEnd]) -> ShardReport
         rejected=sum(end.rejected for end in ends),
         over_limit=any(end.over_limit for end in ends),
         streams=len(ends),
+        recovered=sum(writer.recovered for writer in writers.values()),
     )

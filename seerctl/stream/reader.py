@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from seerctl.errors import InputError
@@ -29,8 +29,10 @@ class IncompleteStreamError(InputError):
     """A stream that ends, or starts anew, before its end marker."""
 
 
-def read_streams(file: BinaryIO, where: str) -> Iterator[Record | StreamEnd]:
-    """Every sample of every stream in `file`, each stream closed by its `StreamEnd`.
+def read_streams(
+    file: BinaryIO, where: str, begin: Callable[[dict[str, Any]], None] | None = None
+) -> Iterator[Record | StreamEnd]:
+    """Every sample of every stream in `file`, each stream closed by its `StreamEnd`; `begin` gets each start marker.
 
     Samples are yielded before the end marker proves them: a consumer commits nothing until it has seen `StreamEnd`.
 
@@ -42,13 +44,15 @@ def read_streams(file: BinaryIO, where: str) -> Iterator[Record | StreamEnd]:
     if members.at_end():
         raise IncompleteStreamError(f"{where}: empty, not even a start marker", AGAIN)
     while not members.at_end():
-        yield from _read_one(members)
+        yield from _read_one(members, begin)
 
 
-def _read_one(members: MemberReader) -> Iterator[Record | StreamEnd]:
+def _read_one(members: MemberReader, begin: Callable[[dict[str, Any]], None] | None) -> Iterator[Record | StreamEnd]:
     running = hashlib.sha256()
     samples = size = 0
     start = _read_start(members, running)
+    if begin is not None:
+        begin(start)
     while True:
         name, data, raw = _next(members, samples)
         if name == FINISH:

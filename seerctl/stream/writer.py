@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 from seerctl import __version__
@@ -14,15 +14,17 @@ from seerctl.stream.records import FINISH, SCHEMA, START, StreamEnd, compact
 class StreamWriter:
     """Writes one stream to a binary file; without `finish` what was written is incomplete by contract.
 
-    `options` are those that change the bytes of samples: equal inputs and equal options give equal streams.
+    `options` are those that change the bytes of samples: equal inputs and equal options give equal streams. `continues`
+    names the unfinished shards (`Pending.token`) whose samples the stream leaves out.
     """
 
-    def __init__(self, file: BinaryIO, options: Mapping[str, Any]) -> None:
+    def __init__(self, file: BinaryIO, options: Mapping[str, Any], continues: Sequence[str] = ()) -> None:
         self._file = file
         self._running = hashlib.sha256()
         self.samples = 0
         self.bytes = 0
-        start = compact({"schema": SCHEMA, "version": __version__, "options": dict(options)})
+        more = {"continues": sorted(continues)} if continues else {}
+        start = compact({"schema": SCHEMA, "version": __version__, "options": dict(options), **more})
         self._running.update(start)
         file.write(ustar.member(START, start))
 
