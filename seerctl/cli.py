@@ -42,6 +42,7 @@ PROBES = {
         "seerctl.commands.probes.linear:linear",
         "L2-regularised logistic regression, chosen on a validation split.",
     ),
+    "suite": ("seerctl.commands.suite:suite", "Many data sets and protocols in one go, resumable, one table."),
 }
 
 

@@ -1,0 +1,1 @@
+"""Many data sets and protocols in one go: from pictures or features to one table. Knows models, unlike `probes`."""

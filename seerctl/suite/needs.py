@@ -1,0 +1,112 @@
+"""What every entry of a suite needs, looked at before anything starts: data, layouts, columns, models, space."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seerctl.errors import InputError, SeerctlError, UsageError
+from seerctl.features.store import FeatureFile
+from seerctl.files import sha256_file
+from seerctl.model.load import TORCHVISION
+from seerctl.suite.datasets import problem, samples, source_bytes
+from seerctl.suite.extraction import Model, layers_of
+from seerctl.suite.runner import Plan
+from seerctl.suite.spec import Entry
+
+LIBRARIES = {"timm": "timm", "torchvision": "torchvision"}
+ABOUT_DIM = 2048  # values of a layer, where nothing is known of it
+SPACE_FACTOR = 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """One thing that an entry lacks."""
+
+    entry: str
+    what: str
+
+
+def find_model(spec: str) -> Model:
+    """The model that `spec` names, its file hashed where it is one.
+
+    Raises:
+        InputError: no such file, or none that `extract` reads.
+        UsageError: a library that is not installed.
+    """
+    library, colon, name = spec.partition(":")
+    if colon and not Path(spec).exists():
+        if library in LIBRARIES and importlib.util.find_spec(LIBRARIES[library]) is None:
+            raise UsageError(f"--model {spec}: {library} is not installed", f"pip install {LIBRARIES[library]}")
+        file = Path(name.partition("@")[2]) if spec.startswith(TORCHVISION) else Path()
+        return Model(spec, sha256_file(file) if file.is_file() else "")
+    from seerctl.model.layouts.source import open_source  # noqa: PLC0415  # torch
+
+    return Model(spec, open_source(Path(spec)).sha256)
+
+
+def missing(plan: Plan) -> list[Missing]:
+    """Everything that entries of `plan` lack, in their order; nothing is read but headers and indexes."""
+    found = []
+    for entry in plan.entries:
+        if entry.protocol:
+            found += [Missing(entry.name, what) for what in _of(plan, entry)]
+    return found
+
+
+def _of(plan: Plan, entry: Entry) -> list[str]:
+    if entry.features:
+        return [what for _, path in entry.files() if (what := _features_problem(plan.root / path, entry))]
+    found = [] if plan.models else ["a model: name one with --model"]
+    return found + list(dict.fromkeys(what for _, data in entry.data_sets() if (what := problem(data, plan.root))))
+
+
+def _features_problem(path: Path, entry: Entry) -> str:
+    try:
+        with FeatureFile.open(path) as file:
+            if entry.target and entry.target not in file.columns:
+                return f"{path}: no column '{entry.target}', it has {', '.join(file.columns) or 'none'}"
+    except SeerctlError as error:
+        return str(error)
+    return ""
+
+
+def without(plan: Plan, lacking: Iterable[Missing]) -> Plan:
+    """`plan` without the entries that lack something.
+
+    Raises:
+        InputError: none is left.
+    """
+    names = {one.entry for one in lacking}
+    left = [entry for entry in plan.entries if entry.name not in names]
+    if not any(entry.protocol for entry in left):
+        raise InputError("suite: no entry has all that it needs", "See the table of what is missing")
+    return replace(plan, entries=left)
+
+
+def demand_space(plan: Plan) -> None:
+    """Stop before the disk is full, by an estimate of what will be written.
+
+    Raises:
+        EnvironmentFault: too little space where the output lies.
+    """
+    from seerctl.features.writer import demand_space as demand  # noqa: PLC0415
+
+    demand(plan.output, int(SPACE_FACTOR * space(plan, plan.models)))
+
+
+def space(plan: Plan, models: Sequence[Model]) -> int:
+    """Bytes that the shards and features of `plan` will take, about, beyond what is there."""
+    total, sources = 0, set()
+    for look, layers in layers_of(plan.entries).items():
+        place = plan.root / look.data.path
+        if place not in sources:
+            sources.add(place)
+            total += source_bytes(look.data, plan.root, plan.extraction.shards)
+        count = samples(look.data, plan.root)
+        for model in models:
+            absent = sum(not plan.extraction.file(model, look, layer).is_file() for layer in layers)
+            total += absent * count * ABOUT_DIM * 4
+    return total
