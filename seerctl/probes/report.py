@@ -19,12 +19,13 @@ import torch
 from numpy.typing import NDArray
 
 from seerctl import __version__, predictions
-from seerctl.files import write_json
+from seerctl.files import sha256_file, write_json
 from seerctl.predictions import Predictions, write_predictions
 from seerctl.stats import Interval
 
 SCHEMA = "seerctl.probe/1"
 ALPHA = 0.05
+PREDICTIONS = "predictions"  # the key of a report that names the table of its rows, with `path` and `sha256`
 WILSON = {"method": "wilson", "level": 1 - ALPHA}
 
 
@@ -44,10 +45,11 @@ class ProbeResult:
         write_json(path, self.report)
 
     def save_predictions(self, path: Path) -> None:
-        """Write the predictions atomically as a table, and beside it the lineage."""
+        """Write the predictions atomically as a table, and beside it the lineage; the report names the table then."""
         assert self.predictions is not None
         write_predictions(path, self.predictions)
         write_lineage(path, self.report)
+        self.report[PREDICTIONS] = {"path": str(path), "sha256": sha256_file(path)}
 
     def save_scores(self, path: Path) -> None:
         """Write the scores of every class atomically as HDF5 (see `seerctl.scores`)."""
@@ -104,7 +106,11 @@ def versions() -> dict[str, str]:
 
 def inputs_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The feature files behind a report, by role."""
-    return {role: entry for role, entry in report.items() if isinstance(entry, dict) and "sha256" in entry}
+    return {
+        role: entry
+        for role, entry in report.items()
+        if isinstance(entry, dict) and "sha256" in entry and role != PREDICTIONS
+    }
 
 
 def write_lineage(table: Path, report: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +30,24 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How an entry looks at a data set."""
+    """How an entry looks at a data set; entries that look alike at the same pictures share their features."""
 
-    data: DataSet
+    path: str
     size: int
     crop: float
+    data: DataSet = field(compare=False)
 
     @property
     def slug(self) -> str:
         """Its name in paths."""
-        return slug(f"{self.data.path} {self.size or 'trained'} {self.crop:g}")
+        return slug(f"{self.path} {self.size or 'trained'} {self.crop:g}")
 
 
 def looks(entry: Entry) -> dict[str, list[Look]]:
     """The looks of an entry by the protocol's inputs."""
     found: dict[str, list[Look]] = {}
     for key, data in entry.data_sets():
-        found.setdefault(key, []).append(Look(data, entry.size, entry.crop))
+        found.setdefault(key, []).append(Look(data.path, entry.size, entry.crop, data))
     return found
 
 

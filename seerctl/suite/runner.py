@@ -148,17 +148,11 @@ def _report(
     facts = {"suite": plan.suite, "entry": entry.name, "identity": identity, "seerctl": __version__}
     if model is not None:
         facts |= {"model": model.spec}
-    report = {**result.report, "suite": facts}
     if result.predictions is not None:
-        _save_predictions(plan.predictions(entry, model), result)
-        report["predictions"] = str(plan.predictions(entry, model))
+        result.save_predictions(plan.predictions(entry, model))
+    report = {**result.report, "suite": facts}
     write_json(path, report)
     return report, False
-
-
-def _save_predictions(path: Path, result: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    result.save_predictions(path)
 
 
 def _identity(entry: Entry, inputs: Mapping[str, Path | list[Path]], hashes: _Hashes) -> str:

@@ -102,10 +102,10 @@ def run(
     if predictions is not None:
         check_suffix(predictions)
     result = work()
+    if predictions is not None:  # first: the report names the table
+        result.save_predictions(predictions)
     if output is not None:
         result.save(output)
-    if predictions is not None:
-        result.save_predictions(predictions)
     if scores is not None:
         result.save_scores(scores)
     emit(result.report, output_format, text_table(result.report))
