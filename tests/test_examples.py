@@ -21,6 +21,16 @@ from tests.pictures import draw
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # The examples train the recipes they name, but for four steps of eight small pictures.
+SUITE = """
+[[entry]]
+name = "neighbours"
+task = "cats and dogs"
+protocol = "knn"
+target = "label"
+options = { k = [5] }
+size = 32
+data = { train = { path = "shards/train" }, test = { path = "shards/test" } }
+"""
 QUICK = "schedule.steps=4 data.batch=8 data.workers=0 model.size=micro"
 
 
@@ -78,6 +88,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SEERCTL_PRETRAIN_SET=QUICK,
     )
     assert done.returncode == 0, done.stderr
+    (where / "suite.toml").write_text(SUITE)
     return where
 
 
