@@ -228,6 +228,28 @@ class PredictConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What is measured beside the training, none of which changes it.
+
+    Where `--knn` names a labelled set, every `knn_every` steps and at the end: the class in the column `knn_target` of
+    up to `knn_queries` images by their `knn_k` nearest among up to `knn_bank` others (cosine, T = 0.07). That costs one
+    forward pass of each of these images, as `--predict` looks at them.
+    """
+
+    knn_every: int = 1000
+    knn_target: str = "label"
+    knn_k: int = 20
+    knn_bank: int = 10000
+    knn_queries: int = 2000
+
+    def __post_init__(self) -> None:
+        _require(self.knn_every >= 1, "knn_every must be at least 1")
+        _require(bool(self.knn_target), "knn_target must name a column")
+        _require(min(self.knn_k, self.knn_queries) >= 1, "knn_k and knn_queries must be at least 1")
+        _require(self.knn_bank >= self.knn_k, "knn_bank must be at least knn_k")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """A checkpoint every `every` steps and at the end; the newest `keep` stay."""
 
@@ -263,6 +285,7 @@ class Recipe:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     run: RunConfig = field(default_factory=RunConfig)
 

@@ -46,6 +46,13 @@ EXAMPLES = (
               help="A labelled shard set that a supervised run predicts at its end.")  # fmt: skip
 @click.option("--predictions", type=click.Path(path_type=Path), default=None, metavar="FILE",
               help="Where: a .csv, .jsonl or .parquet table, as 'audit' reads it.")  # fmt: skip
+@click.option(
+    "--knn",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="SET",
+    help="Measure kNN accuracy on this labelled set as training goes on; twice: the bank, then the queries.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace --predictions that exist.")
 @click.option("--dry-run", is_flag=True,
               help="Show the resolved recipe and its memory, train nothing; exit 3 if it cannot fit.")  # fmt: skip
@@ -62,6 +69,7 @@ def pretrain(
     set: tuple[str, ...],
     predict: Path | None,
     predictions: Path | None,
+    knn: tuple[Path, ...],
     overwrite: bool,
     dry_run: bool,
     fresh: bool,
@@ -89,11 +97,12 @@ def pretrain(
 
         output = fresh_place(output)
     if place.start == "here":
-        return _train(loaded, data, output, init, predict, predictions, output_format)
+        return _train(loaded, data, output, init, predict, predictions, knn, output_format)
     arguments = ["pretrain", "--recipe", str(find(recipe)), "--data", data, "-o", str(output)]
     arguments += ["--init", str(init)] if init else []
     arguments += ["--predict", str(predict)] if predict else []
     arguments += ["--predictions", str(predictions)] if predictions else []
+    arguments += [part for where in knn for part in ("--knn", str(where))]
     arguments += ["--overwrite"] if overwrite else []
     arguments += [part for override in set for part in ("--set", override)]
     arguments += ["--output-format", output_format] if output_format != "text" else []
@@ -122,7 +131,7 @@ def _start(place: Layout, arguments: list[str]) -> int:
 
 def _train(
     recipe: Recipe, data: str, output: Path, init: Path | None, predict: Path | None, predictions: Path | None,
-    output_format: str,
+    knn: tuple[Path, ...], output_format: str,
 ) -> int:  # fmt: skip
     from seerctl.train.launch import quiet_rank, report_outcome
     from seerctl.train.start import images_to_go, train
@@ -130,7 +139,9 @@ def _train(
     quiet_rank()
     try:
         with Progress("pretrain", images_to_go(recipe, data, output)) as progress:
-            done = train(recipe, data, output, init=init, progress=progress, predict=predict, predictions=predictions)
+            done = train(
+                recipe, data, output, init=init, progress=progress, predict=predict, predictions=predictions, knn=knn
+            )
     except SeerctlError as error:
         if not report_outcome(error):
             raise

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from seerctl.augment.decode import DecodeError
 from seerctl.errors import EnvironmentFault, InputError, SeerctlError
 from seerctl.features.pixels import View
-from seerctl.shards.index import ShardSet
+from seerctl.shards.subset import Samples
 
 T = TypeVar("T")
 
@@ -44,12 +44,12 @@ class Batch:
 
 
 class Batches:
-    """Batch b holds samples [b * batch, (b + 1) * batch) of the index; the last one may be short.
+    """Batch b holds samples [b * batch, (b + 1) * batch) of `shards`; the last one may be short.
 
     Safe to call from several threads, each of which opens the shards for itself.
     """
 
-    def __init__(self, shards: ShardSet, view: View, batch: int) -> None:
+    def __init__(self, shards: Samples, view: View, batch: int) -> None:
         self.shards, self.view, self.batch = shards, view, batch
         self._own = threading.local()
 
@@ -81,10 +81,10 @@ class Batches:
             columns.append({**added, **(sample.meta.get("columns") or {})})
         return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), keys, columns)
 
-    def _shards(self) -> ShardSet:
+    def _shards(self) -> Samples:
         if not hasattr(self._own, "shards"):
             self._own.shards = copy.copy(self.shards)
-        shards: ShardSet = self._own.shards
+        shards: Samples = self._own.shards
         return shards
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +62,10 @@ class Subset:
         if not 0 <= position < len(self):
             raise IndexError(f"sample {position} of {len(self)}")
         return self.shards.read(int(self.positions[position]))
+
+    def __copy__(self) -> Subset:
+        """The same samples through descriptors of their own, as a copy of a shard set has them."""
+        return Subset(copy.copy(self.shards), self.positions)
 
     def close(self) -> None:
         """Close the shard files."""

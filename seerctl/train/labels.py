@@ -94,7 +94,7 @@ def _found(path: str, sha256: str, target: str, fraction: float, seed: int) -> L
         classes = _checked(shards, target, listed)
         return Labels(target, classes, len(shards))
     metadata = read_metadata(shards, [target])
-    column = _as_classes(shards, target, metadata.columns[target])
+    column = as_classes(shards, target, metadata.columns[target])
     assert column.categories is not None
     codes = column.values
     names = [column.categories[code] for code in np.unique(codes[codes >= 0]).tolist()]
@@ -120,7 +120,12 @@ def _listed(shards: ShardSet, target: str) -> list[str] | None:
     return list(values) if whole and values is not None and entry.get("type") in EXACT_KINDS else None
 
 
-def _as_classes(shards: ShardSet, target: str, column: Column) -> Column:
+def as_classes(shards: ShardSet, target: str, column: Column) -> Column:
+    """`column` with its values as classes.
+
+    Raises:
+        UsageError: they are fractions.
+    """
     if column.categories is None:
         there = column.values[~column.missing]
         if (there != np.floor(there)).any():
@@ -140,7 +145,7 @@ def _share(
     shards: ShardSet, target: str, metadata: Metadata, column: Column, fraction: float, seed: int
 ) -> NDArray[np.int64]:
     """Positions, rising, of `fraction` of the samples of each class (rounded to the nearest number)."""
-    rank = _ranks(metadata.keys, seed)
+    rank = ranks_of(metadata.keys, seed)
     chosen = []
     for code in np.unique(column.values[column.values >= 0]).tolist():
         members = np.flatnonzero(column.values == code)
@@ -156,7 +161,7 @@ def _share(
     return np.sort(np.concatenate(chosen))
 
 
-def _ranks(keys: NDArray[np.bytes_], seed: int) -> NDArray[np.uint64]:
+def ranks_of(keys: NDArray[np.bytes_], seed: int) -> NDArray[np.uint64]:
     """(N,) the first 64 bits of SHA-256 of seed and key: an order that no other sample changes."""
     prefix = hashlib.sha256(f"{seed}\n".encode())
     words = bytearray()

@@ -131,7 +131,7 @@ class Predictor:
         for number, batch in zip(numbers, _read(batches, numbers), strict=True):
             # A rank without a batch of its own in the last round computes the last one too, and drops it.
             with torch.no_grad():
-                logits = model(_normalised(batch.pixels.to(world.device)))
+                logits = model(normalised(batch.pixels.to(world.device)))
             if number < len(batches):
                 top, scores = rank(logits.double().softmax(1).cpu().numpy())
                 found.append(_Part(number, batch.keys, batch.columns, top, scores))
@@ -180,7 +180,7 @@ def _read(batches: Batches, numbers: list[int]) -> Iterator[Batch]:
     return by_threads(lambda number: batches(min(number, last)), numbers, max(1, default_workers("cuda")))
 
 
-def _normalised(pixels: Tensor) -> Tensor:
+def normalised(pixels: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) as the training saw them; `features.encoder.Encoder` does the same."""
     mean = 255.0 * torch.tensor(IMAGENET_MEAN, device=pixels.device).view(1, 3, 1, 1)
     scale = 1.0 / (255.0 * torch.tensor(IMAGENET_STD, device=pixels.device).view(1, 3, 1, 1))

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from seerctl.shards.index import ShardSet
 from seerctl.shards.lock import write_lock
 from seerctl.train.checkpoint import checkpoints, step_of
 from seerctl.train.estimate import check_fits
+from seerctl.train.knn import OnlineKnn
 from seerctl.train.labels import Labels, labels_for
 from seerctl.train.objectives import accumulation
 from seerctl.train.predict import Prediction, Predictor
@@ -55,11 +56,13 @@ def train(
     progress: Callable[[int], None] | None = None,
     predict: Path | None = None,
     predictions: Path | None = None,
+    knn: Sequence[Path] = (),
 ) -> Summary:
     """Train `recipe` on the shard set `data` into the run directory `output`, or go on with the run in it.
 
     Under torchrun every rank calls this; alone it is the whole run. `progress` hears the images of each step. A
-    supervised run that is done writes what it says of the shard set `predict` to the table `predictions`.
+    supervised run that is done writes what it says of the shard set `predict` to the table `predictions`. `knn`: the
+    labelled sets of `OnlineKnn.of`.
 
     Raises:
         UsageError: the directory holds another run, the batch does not divide over the ranks, `data.weights` is not
@@ -82,10 +85,13 @@ def train(
         check_batch(recipe.data.batch, world.size, recipe.parallel.accumulate)
         labels = world.on_first(lambda: labels_for(recipe, shards))
         predictor = world.on_first(lambda: Predictor.of(recipe, labels, predict, predictions))
+        neighbours = world.on_first(lambda: OnlineKnn.of(recipe, knn))
         check_fits(recipe, world, len(labels.classes) if labels else 0)
         world.on_first(lambda: stack.enter_context(_claimed(run)))
         world.on_first(lambda: run.prepare(recipe, shards, sampling, labels, init))
-        trainer = Trainer(recipe, shards, run, world, init=init, progress=progress, sampling=sampling, labels=labels)
+        trainer = Trainer(
+            recipe, shards, run, world, init=init, progress=progress, sampling=sampling, labels=labels, knn=neighbours
+        )
         if recipe.parallel.accumulate > 1:
             logging.getLogger("seerctl").warning("%s", accumulation(recipe))
         if labels and len(labels) < labels.total:

@@ -30,6 +30,7 @@ MOST_RUNS = 6
 PANELS: dict[str, tuple[str, str, float | None, bool]] = {
     "loss_over_ln_k": ("Loss / ln K", "1 is what predicting all alike costs. It falls with learning.", 1.0, False),
     "loss": ("Loss", "The training loss of a step.", None, False),
+    "knn_top1": ("kNN top-1", "Share of held-out labelled images whose neighbours say the right class.", None, False),
     "top1": ("Top-1 on the batch", "Share of a step's own images that were classified right.", None, False),
     "prototype_entropy": ("Use of prototypes", "1: all are used alike. Near 0: a few take every image.", 1.0, False),
     "feature_std": ("Spread of the projections", "1: they fill the sphere. Near 0: all images get one.", 1.0, False),

@@ -24,6 +24,7 @@ from seerctl.recipe import Recipe, dump
 from seerctl.shards.index import ShardSet
 from seerctl.train import checkpoint
 from seerctl.train.data import CropBatch, loader
+from seerctl.train.knn import OnlineKnn
 from seerctl.train.labels import Labels
 from seerctl.train.metrics import SUSPICIOUS_ROWS
 from seerctl.train.objectives import build_objective, derived, suspicion
@@ -64,10 +65,12 @@ class Trainer:
         progress: Callable[[int], None] | None = None,
         sampling: Sampling | None = None,
         labels: Labels | None = None,
+        knn: OnlineKnn | None = None,
     ) -> None:
         """Build the model, then fill it from the newest checkpoint of `run`, from `init`, or from the seed.
 
-        `labels`: what a supervised recipe learns from in `shards`, and which samples it sees of it.
+        `labels`: what a supervised recipe learns from in `shards`, and which samples it sees of it. `knn`: what is
+        measured every `watch.knn_every` steps.
 
         Raises:
             UsageError: the global batch does not divide over the ranks.
@@ -75,7 +78,7 @@ class Trainer:
         """
         check_batch(recipe.data.batch, world.size, recipe.parallel.accumulate)
         self.recipe, self.shards, self.run, self.world, self.progress = recipe, shards, run, world, progress
-        self.sampling, self.labels = sampling, labels
+        self.sampling, self.labels, self.knn = sampling, labels, knn
         self.samples = shards if labels is None else labels.of(shards)
         self.steps = total_steps(recipe, len(self.samples))
         self.peak = peak_lr(recipe.optim, recipe.data.batch)
@@ -182,7 +185,10 @@ class Trainer:
             self._save()
 
     def _logs(self, step: int) -> bool:
-        return step % self.recipe.run.log_every == 0 or step == self.steps
+        return step % self.recipe.run.log_every == 0 or step == self.steps or self._looks_for_neighbours(step)
+
+    def _looks_for_neighbours(self, step: int) -> bool:
+        return self.knn is not None and (step % self.recipe.watch.knn_every == 0 or step == self.steps)
 
     def _write_metrics(self, batch: CropBatch, found: dict[str, Tensor]) -> None:
         # The one place where the host reads numbers off the device.
@@ -205,6 +211,8 @@ class Trainer:
             "data_wait": self._clock.waited / seconds,
             "damaged": round(values["damaged"]),
         }
+        if self.knn is not None and self._looks_for_neighbours(self.step):
+            row |= self.knn.measure(self.model, self.world)
         if self.world.first:
             self.run.metrics.append(row)
             self._warn_of_collapse(row)

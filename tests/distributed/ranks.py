@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from seerctl.errors import Diverged, Saved
 from seerctl.recipe import Recipe
 from seerctl.train import parallel
+from seerctl.train.knn import OnlineKnn
 from seerctl.train.objectives import build_objective
 from seerctl.train.objectives.swav import sinkhorn
 from seerctl.train.optim import build_optimizer, tensor_norms
@@ -143,8 +144,23 @@ def _runs(folder: Path, world: World) -> dict[str, Any]:
     except Diverged as diverged:
         reports["diverged"] = str(diverged)
     train(LABELLED, folder / "labelled" / "shards", folder / "labelled-two", predict=folder / "labelled" / "shards",
-          predictions=folder / "two.csv")  # fmt: skip
+          predictions=folder / "two.csv", knn=[folder / "labelled" / "shards"])  # fmt: skip
+    reports["kept_statistics"] = _kept_statistics(folder / "labelled" / "shards", world)
     return {key: str(value) for key, value in reports.items()}
+
+
+def _kept_statistics(labelled: Path, world: World) -> bool:
+    """Whether ranks whose BatchNorm has statistics of its own still have them after the online kNN."""
+    recipe = small_recipe("parallel.sync_batchnorm=none")
+    model, knn = prepare_model(recipe, world).train(), OnlineKnn.of(recipe, [labelled])
+    assert knn is not None
+    build_objective(recipe, world).accumulate(model, crops(world.rank, world.size), BATCH // world.size, measure=False)
+    before = [buffer.clone() for buffer in model.buffers()]
+    knn.measure(model, world)
+    means = [before[index] for index in range(3)]
+    others = world.gather(means)[1 - world.rank]
+    differ = any(not torch.equal(mine, other) for mine, other in zip(means, others, strict=True))
+    return differ and all(torch.equal(old, new) for old, new in zip(before, model.buffers(), strict=True))
 
 
 def main(folder: Path) -> None:

@@ -36,7 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("two-ranks")
     shards = make_shards(root)
     labelled = make_labelled(root / "labelled", 36, 4)
-    train(ranks.LABELLED, labelled, root / "labelled-one", predict=labelled, predictions=root / "one.csv")
+    train(
+        ranks.LABELLED, labelled, root / "labelled-one", predict=labelled, predictions=root / "one.csv", knn=[labelled]
+    )
     train(small_recipe(), shards, root / "one")
     with pytest.raises(Saved):
         train(small_recipe(), shards, root / "one-then-two", progress=ranks.StopAfter(2))
@@ -151,12 +153,18 @@ def test_a_checkpoint_of_two_ranks_becomes_one_file(folder: Path, tmp_path: Path
 
 def test_two_ranks_learn_and_predict_what_one_does(folder: Path) -> None:
     one, two = (Metrics(folder / f"labelled-{name}" / "metrics.jsonl").rows() for name in ("one", "two"))
-    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-5)
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-4)
     assert [row["top1"] for row in two] == pytest.approx([row["top1"] for row in one])
+    assert [row.get("knn_top1") for row in two] == [row.get("knn_top1") for row in one]
+    assert (one[-1]["knn_top1"] >= 0, one[-1]["knn_queries"]) == (True, 7)
     single, joined = (read_predictions(folder / f"{name}.csv", ranked=True) for name in ("one", "two"))
     assert joined.keys.tolist() == single.keys.tolist()  # 36 rows: 3 batches of 16, or 5 of 8
     assert (joined.label == single.label).all()
     assert joined.top_scores == pytest.approx(single.top_scores, abs=1e-4)
+
+
+def test_online_knn_leaves_each_ranks_statistics(folder: Path) -> None:
+    assert [report["kept_statistics"] for report in json.loads((folder / "reports.json").read_text())] == ["True"] * 2
 
 
 def test_all_ranks_stop_together(folder: Path) -> None:
