@@ -43,6 +43,11 @@ PROBES = {
         "L2-regularised logistic regression, chosen on a validation split.",
     ),
     "suite": ("seerctl.commands.suite:suite", "Many data sets and protocols in one go, resumable, one table."),
+    "retrieval": (
+        "seerctl.commands.probes.retrieval:retrieval",
+        "Mean average precision: ROxford, RParis, or a column.",
+    ),
+    "copies": ("seerctl.commands.probes.copies:copies", "Originals of altered pictures: Copydays."),
 }
 
 

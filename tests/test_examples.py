@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,8 @@ import pytest
 
 from seerctl.cli import cli
 from seerctl.options import SeerCommand
+from seerctl.shards.index import ShardSet
+from seerctl.shards.metadata import read_sources
 from tests.pictures import draw
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -80,6 +83,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mv split/train split/test shards/
         seerctl pretrain --recipe nano --data shards/ -o run/
         for split in train test; do seerctl extract --model run/ --data shards/$split -o $split.h5 --workers 0; done
+        seerctl extract --model run/ --data shards/test --corrupt fog:3 -o foggy.h5 --workers 0
         seerctl probe knn --train train.h5 --test test.h5 --target label --k 5 --predictions predictions.csv
         cp -r run another-run
         printf '[[check]]\\nid = "accuracy"\\nmetric = "accuracy"\\ngroups = ["gender"]\\n' > audit.toml
@@ -89,6 +93,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     (where / "suite.toml").write_text(SUITE)
+    with ShardSet.open(where / "shards" / "train") as shards:
+        names = sorted(read_sources(shards).values())
+    truth = {"queries": [{"query": names[0], "relevant": names[1:4], "junk": names[4:5]}]}
+    (where / "truth.json").write_text(json.dumps(truth))
     return where
 
 

@@ -69,6 +69,17 @@ class FeatureFile:
                 array[first : first + READ_ROWS] = self._file["features"][first : first + READ_ROWS]
             return array
 
+    def blocks(self, rows: int = READ_ROWS) -> Iterator[NDArray[np.float32]]:
+        """The features in order, as (n, D) float32 arrays of at most `rows` rows.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        for first in range(0, self.shape[0], rows):
+            with reading_hdf5(self.path):
+                block = np.asarray(self._file["features"][first : first + rows], dtype=np.float32)
+            yield block
+
     def _keys(self) -> NDArray[np.bytes_]:
         data = plain_dataset(self.path, self._file, "keys", 1)
         if data.dtype.kind != "S" or len(data) != self.shape[0]:

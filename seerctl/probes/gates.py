@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from seerctl.errors import GateFailed, UsageError, did_you_mean
@@ -23,7 +24,8 @@ class Gates:
     ) -> Gates:
         """`METRIC=VALUE` texts as numbers, checked before the work starts.
 
-        known: the metrics that the protocol can report; those in `numbers` are no fractions.
+        known: the metrics that the protocol can report, or patterns with * of them; those in `numbers` (patterns as
+        well) are no fractions.
 
         Raises:
             UsageError: no such metric in this protocol, no number, or a fraction outside 0 to 1.
@@ -64,14 +66,18 @@ def _bounds(flag: str, texts: Iterable[str], known: Sequence[str], numbers: Sequ
     bounds = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if name not in known:
+        if not _among(name, known):
             raise UsageError(f"{flag} {text}: no metric '{name}' in this probe", did_you_mean(name, known))
         try:
             bounds[name] = float(value)
         except ValueError:
             raise UsageError(f"{flag} {text}: '{value}' is not a number", f"Write {flag} {name}=0.5") from None
-        if name in numbers and not math.isfinite(bounds[name]):
+        if _among(name, numbers) and not math.isfinite(bounds[name]):
             raise UsageError(f"{flag} {text}: not a finite number")
-        if name not in numbers and not (equals and 0.0 <= bounds[name] <= 1.0):
+        if not _among(name, numbers) and not (equals and 0.0 <= bounds[name] <= 1.0):
             raise UsageError(f"{flag} {text}: not a fraction between 0 and 1", "50 % is 0.5")
     return bounds
+
+
+def _among(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,10 +1,11 @@
 """Every protocol by name: what it reads, which options it takes, what it measures. Nothing is imported until it runs.
 
 To register one, add a row to `PROTOCOLS`. `load` is a function that is called as `load(<input>=PATH, ..., target=NAME)`
-(an input with `many` gets a list of paths; one that is left out is not passed; `target` is not passed where the
-protocol has none) and returns the task, checked. `run` is called as `run(task, <option>=VALUE, ...)` and returns a
-`ProbeResult`; it also gets `device`, `progress` and `full` where it has parameters of these names. Options whose
-`stage` is "load" go to `load`. A test compares the defaults written here with those of the functions.
+(an input with `many` gets a list of paths; one that is left out is not passed; nor is `target` where none was named:
+the protocol has none, or, where it is None, may do without) and returns the task, checked. `run` is called as
+`run(task, <option>=VALUE, ...)` and returns a `ProbeResult`; it also gets `device`, `progress` and `full` where it has
+parameters of these names. Options whose `stage` is "load" go to `load`. A test compares the defaults written here with
+those of the functions.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Protocol:
     run: str
     inputs: Mapping[str, Input]
     metrics: tuple[str, ...]
-    target: bool = True
+    target: bool | None = True
     options: Mapping[str, Option] = field(default_factory=dict)
 
     def measures(self, metric: str) -> bool:
@@ -69,6 +70,22 @@ TRAIN = Input("features to learn from")
 TEST = Input("features to score on, of the same model and layer")
 CLASSIFICATION = {"train": TRAIN, "test": TEST}
 TASK = "seerctl.probes.task:load_task"
+QUERIES = Input("features of the queries")
+SEARCH = {
+    "whiten": Input("features to learn PCA whitening on", required=False),
+    "distractors": Input("features of pictures that no query is after", required=False, many=True),
+}
+
+
+def _search(components: int) -> dict[str, Option]:
+    """What the protocols that rank an index share."""
+    return {
+        "components": Option(int, components, "of the whitening", stage="load"),
+        "names": Option(str | None, None, "column with the file names", stage="load"),
+        "data": Option(tuple[str, ...], (), "shard sets that know the file names", stage="load"),
+        "k": Option(tuple[int, ...], (1, 5, 10), "of precision at k", "ks"),
+    }
+
 
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(
@@ -89,6 +106,28 @@ PROTOCOLS: dict[str, Protocol] = {
                          "penalties"),
             "validation": Option(float, 0.2, "share of the training rows held out for the choice"),
             "seed": Option(int, 0, "of the held-out part"),
+        },
+    ),
+    "retrieval": Protocol(
+        summary="mean average precision of rankings by cosine",
+        load="seerctl.probes.retrieval:load_retrieval", run="seerctl.probes.retrieval:retrieval", target=None,
+        inputs={"test": QUERIES, "train": Input("features of the index", required=False), **SEARCH},
+        metrics=("map", "map_medium", "map_easy", "map_hard", "mp*", "r[1-9]*"),
+        options={
+            "truth": Option(str | None, None, "ground truth file, where no target is named", stage="load"),
+            **_search(512),
+        },
+    ),
+    "copies": Protocol(
+        summary="originals of altered pictures found among distractors",
+        load="seerctl.probes.copies:load_copies", run="seerctl.probes.copies:copies", target=None,
+        inputs={"test": Input("features of altered pictures", many=True), "train": Input("features of the originals"),
+                **SEARCH},
+        metrics=("map", "map_*", "mp*"),
+        options={
+            "split": Option(str | None, None, "column with the kind of alteration", stage="load"),
+            "per_original": Option(int, 100, "file numbers of one original, without a target", stage="load"),
+            **_search(1024),
         },
     ),
 }  # fmt: skip
@@ -139,7 +178,7 @@ def check_inputs(name: str, inputs: Mapping[str, Any], target: str | None, where
             raise UsageError(f"{where}: {name} takes one '{key}', not several")
     if found.target and not target:
         raise UsageError(f"{where}: {name} needs a target", "Name the column to predict")
-    if target and not found.target:
+    if target and found.target is False:
         raise UsageError(f"{where}: {name} has no target, and '{target}' was named")
 
 
@@ -163,9 +202,7 @@ def run_protocol(
     run = resolve(found.run)
     shared = {"device": device, "progress": progress, "full": full}
     takes = inspect.signature(run).parameters
-    task = resolve(found.load)(
-        **_paths(found, inputs), **({"target": target} if found.target else {}), **stages["load"]
-    )
+    task = resolve(found.load)(**_paths(found, inputs), **({"target": target} if target else {}), **stages["load"])
     result = run(task, **stages["run"], **{key: value for key, value in shared.items() if key in takes})
     return cast("ProbeResult", result)
 

@@ -146,6 +146,21 @@ def read_keys(shards: ShardSet) -> NDArray[np.bytes_]:
     return np.frombuffer(bytes(keys), dtype=KEY)
 
 
+def read_sources(shards: ShardSet) -> dict[str, str]:
+    """The `source` of every sample, by key.
+
+    Raises:
+        InputError: a shard is missing, cut or damaged; the message names it.
+    """
+    found = {}
+    for entry in shards.index["shardlist"]:
+        path = shards.path.parent / entry["url"]
+        for key, text in _shard(path, entry):
+            name = key.decode()
+            found[name] = str(decode_meta(text, f"{path}: {name}.json")["source"])
+    return found
+
+
 def _shard(path: Path, entry: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
     """(key, json) of every sample of one shard."""
     descriptor, offsets = _open(path, entry)

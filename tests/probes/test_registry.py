@@ -33,7 +33,7 @@ def test_the_table_says_what_the_functions_are(name: str) -> None:
     found = PROTOCOLS[name]
     load, run = (inspect.signature(resolve(entry)).parameters for entry in (found.load, found.run))
     assert set(found.inputs) <= set(load)
-    assert ("target" in load) == found.target
+    assert ("target" in load) == (found.target is not False)
     for key, option in found.options.items():
         parameter = (load if option.stage == "load" else run)[option.parameter or key]
         assert parameter.default is inspect.Parameter.empty or _same(parameter.default, option.default), key

@@ -65,6 +65,9 @@ table_options = stacked(
 device_option = click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda.")
 seed_option = click.option("--seed", type=int, default=0, help="Seed of every draw.")
 
+ranking_option = click.option("--rankings", type=click.Path(path_type=Path), metavar="FILE",
+                              help="Write the first ten rows of every ranking (JSON lines).")  # fmt: skip
+
 maximum_option = click.option("--max", "maxima", multiple=True, metavar="METRIC=VALUE",
                               help="End with exit 3 when the metric, an error, is above the value.")  # fmt: skip
 
