@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from seerctl.errors import InputError, UsageError
-from seerctl.probes.linear import _held_out, linear
+from seerctl.probes.classifier import _held_out
+from seerctl.probes.linear import linear
 from seerctl.probes.logistic import Problem, Rotation, Scaler, objective, solve
 from seerctl.probes.task import Task, load_task
 from tests.feature_files import clouds, pair

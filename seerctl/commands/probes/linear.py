@@ -44,7 +44,7 @@ def linear(
     """
     from seerctl.device import pick_device
     from seerctl.probes.classification import METRIC_NAMES
-    from seerctl.probes.linear import PENALTIES
+    from seerctl.probes.classifier import PENALTIES
     from seerctl.probes.linear import linear as fit
     from seerctl.probes.task import load_task
 
