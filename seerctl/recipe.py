@@ -251,13 +251,23 @@ class WatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """A checkpoint every `every` steps and at the end; the newest `keep` stay."""
+    """A checkpoint every `every` steps and at the end; the newest `keep` stay, and those of every `keep_every` steps.
+
+    `background`: training goes on while it is written, which takes the memory of its tensors once more, of the host.
+    `on_full`: a disk without room stops the run, or the run says so, goes on and tries again at the next; one that a
+    signal ends stops in any case.
+    """
 
     every: int = 1000
     keep: int = 3
+    keep_every: int = 0
+    background: bool = True
+    on_full: Literal["stop", "continue"] = "stop"
 
     def __post_init__(self) -> None:
         _require(self.every >= 1 and self.keep >= 1, "every and keep must be at least 1")
+        _require(self.keep_every >= 0, "keep_every must not be negative")
+        _require(self.keep_every % self.every == 0, f"keep_every must be a multiple of every, {self.every}")
 
 
 @dataclass(frozen=True, kw_only=True)

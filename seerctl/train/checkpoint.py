@@ -6,6 +6,7 @@ every other file). A directory without its sums, or with other bytes than they s
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import shutil
@@ -27,7 +28,12 @@ from seerctl.train.world import World
 
 _NAME = re.compile(r"step-(\d{8,})")
 _SUMS, _STATE = "sums.json", "state.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger("seerctl")
+
+
+class NoRoom(EnvironmentFault):
+    """A checkpoint that the disk, or the quota, has no room for."""
 
 
 def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -40,31 +46,50 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 
 def save(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int, world: World
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    keep: int,
+    world: World,
+    keep_every: int = 0,
 ) -> Path:
     """Write the checkpoint of `step` (updates done) on all ranks together, then drop all but the newest `keep`.
 
+    Those of every `keep_every` steps stay too.
+
     Raises:
-        EnvironmentFault: it could not be written (disk full, permission); nothing stands under its final name.
+        EnvironmentFault: it could not be written (`NoRoom`: disk full); nothing stands under its final name.
     """
     final = folder / f"step-{step:08d}"
     temporary = folder / f"{final.name}.tmp"
-    world.on_first(lambda: _fresh(temporary))
     failure: SeerctlError | None = None
     sums: dict[str, str] = {}
     try:
+        world.on_first(lambda: _fresh(temporary))
         _write(temporary, tensors, world)
         sums = _sums_of_rank(temporary, world)
-    except (CheckpointException, OSError, RuntimeError) as error:
+    except (CheckpointException, OSError, RuntimeError, SeerctlError) as error:
         failure = _fault(error, final)
-    failures = [found for found in world.gather(None if failure is None else str(failure.message)) if found]
+    _raise_any(failure, temporary, world)
+    merged = {name: digest for part in world.gather(sums) for name, digest in part.items()}
+    try:
+        world.on_first(lambda: _seal(temporary, final, merged, {**facts, "step": step}))
+    except SeerctlError as error:
+        failure = _fault(error, final)
+    _raise_any(failure, temporary, world)
+    world.on_first(lambda: _prune(folder, keep, keep_every))
+    return final
+
+
+def _raise_any(failure: SeerctlError | None, temporary: Path, world: World) -> None:
+    """The first rank's failure on all ranks, once what was written is gone again."""
+    mine = None if failure is None else (str(failure.message), isinstance(failure, NoRoom))
+    failures = [found for found in world.gather(mine) if found]
     if failures:
         world.on_first(lambda: shutil.rmtree(temporary, ignore_errors=True))
-        raise EnvironmentFault(failures[0], "Free space or change the permissions, then start again to go on")
-    merged = {name: digest for part in world.gather(sums) for name, digest in part.items()}
-    world.on_first(lambda: _seal(temporary, final, merged, {**facts, "step": step}))
-    world.on_first(lambda: _prune(folder, keep))
-    return final
+        kind = NoRoom if any(full for _, full in failures) else EnvironmentFault
+        raise kind(failures[0][0], "Free space or change the permissions, then start again to go on")
 
 
 def _fresh(temporary: Path) -> None:
@@ -78,7 +103,7 @@ def _write(temporary: Path, tensors: Mapping[str, Tensor], world: World) -> None
     writer = FileSystemWriter(temporary, single_file_per_rank=True, sync_files=True, thread_count=1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is no mistake
-        dcp_save(dict(tensors), storage_writer=writer, no_dist=world.size == 1)
+        dcp_save(dict(tensors), storage_writer=writer, process_group=world.group, no_dist=world.size == 1)
 
 
 def _sums_of_rank(temporary: Path, world: World) -> dict[str, str]:
@@ -88,11 +113,13 @@ def _sums_of_rank(temporary: Path, world: World) -> dict[str, str]:
 
 
 def _fault(error: BaseException, where: Path) -> SeerctlError:
-    causes = [error, *getattr(error, "failures", {}).values()]
+    causes = [error, error.__cause__, *getattr(error, "failures", {}).values()]
     for cause in causes:
         cause = cause[0] if isinstance(cause, tuple) else cause
         if isinstance(cause, OSError) and (fault := environment_fault(cause, where)):
-            return fault
+            return NoRoom(fault.message, fault.hint) if cause.errno in _FULL else fault
+    if isinstance(error, SeerctlError):
+        return error
     text = str(error).strip().splitlines()
     return EnvironmentFault(f"{where}: could not be written ({text[-1] if text else type(error).__name__})")
 
@@ -107,9 +134,10 @@ def _seal(temporary: Path, final: Path, sums: dict[str, str], facts: dict[str, A
     commit(temporary, final)
 
 
-def _prune(folder: Path, keep: int) -> None:
+def _prune(folder: Path, keep: int, keep_every: int) -> None:
     for path in checkpoints(folder)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        if not keep_every or step_of(path) % keep_every:
+            shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob("step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 

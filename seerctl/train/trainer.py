@@ -31,6 +31,7 @@ from seerctl.train.objectives import build_objective, derived, suspicion
 from seerctl.train.optim import build_optimizer, global_norm, lr_at, peak_lr, scale_gradients, set_lr
 from seerctl.train.parallel import prepare_model
 from seerctl.train.run import RunDirectory
+from seerctl.train.saver import Saver
 from seerctl.train.signals import StopSignals
 from seerctl.train.steps import check_batch, total_steps
 from seerctl.train.world import World
@@ -86,7 +87,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, recipe.optim)
         self.objective = build_objective(recipe, world)
         self.step = 0
-        self._saved = -1  # the step of the newest checkpoint
+        self.saver = Saver(run.checkpoints, recipe.checkpoint, world)
         self._clock = Clock()
         self._suspicious = 0
         self._seen = self._damaged = 0  # images of this rank since the start or the resume
@@ -101,7 +102,7 @@ class Trainer:
             SeerctlError: data that cannot be read, or a checkpoint that cannot be written.
         """
         self.model.train()
-        with StopSignals() as signals:
+        with StopSignals() as signals, self.saver:
             self._clock = Clock(time.perf_counter())
             for batch in self._timed(self._batches()):
                 found = self.forward_backward(batch)
@@ -110,6 +111,7 @@ class Trainer:
                 self._after_step(batch, found)
                 if stopping and self.step < self.steps:
                     self._save()
+                    self.saver.wait(last=True)
                     reason = signals.reason or "another rank's request"
                     raise Saved(f"{self.run.path}: stopped by {reason} after step {self.step}, a checkpoint is saved",
                                 "Start the same command again to go on")  # fmt: skip
@@ -144,9 +146,11 @@ class Trainer:
 
     def _agree(self, batch: CropBatch, loss: Tensor, reason: str | None) -> bool:
         """Whether any rank wants to stop; the one place where all ranks look at the loss before the update."""
-        wishes = [float(reason is not None), float(self._too_damaged(batch))]
+        wishes = [float(reason is not None), float(self._too_damaged(batch)), float(self.saver.failed)]
         flags = torch.cat([loss.isfinite().logical_not().float().view(1), loss.new_tensor(wishes)])
-        broken, stopping, damaged = self.world.largest(flags).tolist()
+        broken, stopping, damaged, unsaved = self.world.largest(flags).tolist()
+        if unsaved:
+            self.saver.wait()
         if damaged:
             lists = [entry for part in self.world.gather(batch.damaged) for entry in part]
             key, why = lists[-1] if lists else ("", "")
@@ -234,19 +238,16 @@ class Trainer:
             yield batch
 
     def _save(self) -> None:
-        if self._saved == self.step:
+        if self.saver.saved == self.step:
             return
-        self._saved = self.step
         started = time.perf_counter()
-        tensors = self._tensors()
         facts = {
             "schema": "seer-checkpoint-1",
             "seerctl": __version__,
             "index_sha256": self.shards.sha256,
             "weights": self._metadata(),
         }
-        keep = self.recipe.checkpoint.keep
-        checkpoint.save(self.run.checkpoints, self.step, tensors, facts, keep, self.world)
+        self.saver.save(self.step, self._tensors(), facts)
         self._clock.started += time.perf_counter() - started  # not the speed of training
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -257,7 +258,7 @@ class Trainer:
         if found is not None:
             path, facts = found
             checkpoint.load(path, self._tensors(), self.world)
-            self.step = self._saved = int(facts["step"])
+            self.step = self.saver.saved = int(facts["step"])
         elif init is not None:
             head_taken = fill_model(self.model, init, size_named(self.recipe.model.size), self._head_facts())
             if not head_taken and self.world.first:
@@ -267,6 +268,7 @@ class Trainer:
         self.world.on_first(lambda: self.run.metrics.truncate(self.step))
 
     def _finish(self) -> None:
+        self.saver.wait()
         state = whole_state(self.model, self.world)
         if self.world.first:
             save_weights(self.run.weights, state, self._metadata())

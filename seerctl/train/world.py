@@ -22,13 +22,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among all of a run; alone, it needs no process group."""
+    """This process among all of a run; alone, it needs no process group. `group` (None: the default one) carries what
+    the ranks say to each other.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    group: dist.ProcessGroup | None = None
 
     @property
     def first(self) -> bool:
@@ -38,13 +41,13 @@ class World:
     def largest(self, values: Tensor) -> Tensor:
         """The elementwise maximum of `values` over all ranks, in place."""
         if self.size > 1:
-            dist.all_reduce(values, dist.ReduceOp.MAX)
+            dist.all_reduce(values, dist.ReduceOp.MAX, group=self.group)
         return values
 
     def mean(self, values: Tensor) -> Tensor:
         """The elementwise mean of `values` over all ranks, in place."""
         if self.size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
             values /= self.size
         return values
 
@@ -53,7 +56,7 @@ class World:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self.group)
         return found
 
     def on_first(self, work: Callable[[], T]) -> T:
@@ -69,7 +72,7 @@ class World:
             except SeerctlError as error:
                 outcome[1] = portable(error)
         if self.size > 1:
-            dist.broadcast_object_list(outcome, src=0)
+            dist.broadcast_object_list(outcome, src=0, group=self.group)
         if outcome[1] is not None:
             raise rebuilt(outcome[1])
         result: T = outcome[0]

@@ -72,6 +72,12 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_those_of_every_so_many_steps_stay_too(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 8, 10, 12):
+        save(tmp_path, step, _tensors(step), {}, 1, ALONE, keep_every=4)
+    assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["04", "08", "12"]
+
+
 def test_a_full_disk_leaves_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _save(tmp_path, 1)
 
