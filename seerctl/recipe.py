@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import tomllib
 import typing
@@ -189,14 +190,19 @@ class ParallelConfig:
 
     `shard`: parameters are split over all ranks, or inside each node and repeated across nodes. `sync_batchnorm`:
     statistics over the world, a node, groups of N ranks, or each rank alone. `precision` auto: bf16 where the hardware
-    computes in it, which not every CPU does, else fp32. `accumulate`: each rank goes through its part of the batch in
-    so many micro-batches, to save memory; BatchNorm then sees those, and the codes come from each of them ("micro") or
-    from a pass without gradient over all ("batch"): both are other objectives than the undivided batch.
+    computes in it, which not every CPU does, else fp32; BatchNorm, codes and loss are float32 under all. With fp16 the
+    loss is multiplied by a scale, `loss_scale` at first, halved when a gradient overflows, whose step is left out, and
+    doubled after `loss_scale_growth` good ones. `reduce_dtype`: in which gradients are summed over ranks. `accumulate`:
+    each rank goes through its part of the batch in so many micro-batches, to save memory; BatchNorm then sees those,
+    and the codes come from each of them ("micro") or from a pass without gradient over all ("batch"): both are other
+    objectives than the undivided batch.
     """
 
     shard: Literal["world", "node"] = "world"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    reduce_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    loss_scale: float = 65536.0
+    loss_scale_growth: int = 2000
     sync_batchnorm: int | Literal["world", "node", "none"] = "world"
     activation_checkpointing: Literal["none", "block"] = "none"
     checkpoint_wrapper: Literal["fairscale", "torch"] = "fairscale"
@@ -208,6 +214,10 @@ class ParallelConfig:
     def __post_init__(self) -> None:
         sync = self.sync_batchnorm
         _require(isinstance(sync, str) or sync >= 2, "sync_batchnorm groups need at least 2 ranks")
+        _require(1 <= self.loss_scale < math.inf, "loss_scale must be at least 1")
+        _require(self.loss_scale_growth >= 1, "loss_scale_growth must be at least 1")
+        scaled = self.precision == "fp16"
+        _require(scaled or self.reduce_dtype != "fp16", 'reduce_dtype = "fp16" needs precision = "fp16" and its scale')
         _require(self.accumulate >= 1, "accumulate must be at least 1")
         _require(self.timeout_minutes > 0, "timeout_minutes must be positive")
 

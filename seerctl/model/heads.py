@@ -73,10 +73,11 @@ class ClassifierHead(nn.Module):
 class SwAVModel(nn.Module):
     """Trunk and head as one module, so that one root shards, saves and loads both.
 
-    `autocast` runs the trunk and the projection in bfloat16; sharded models leave it off and cast their parameters.
+    `autocast` runs the trunk and the projection in a half precision; sharded models leave it at None and cast their
+    parameters.
     """
 
-    autocast = False
+    autocast: torch.dtype | None = None
 
     def __init__(self, trunk: Trunk, head: SwAVHead) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ class SwAVModel(nn.Module):
 
     def forward(self, crops: Tensor, spans: Sequence[tuple[int, int]] | None = None) -> Prediction:
         """Crops (N, 3, S, S) of one size, or padded to it (`spans`: see `Trunk.pooled`) -> their `Prediction`."""
-        with torch.autocast(crops.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(crops.device.type, self.autocast, enabled=self.autocast is not None):
             features = self.trunk(crops) if spans is None else self.trunk.pooled(crops, spans)
             prediction: Prediction = self.head(features)
         return prediction
@@ -94,7 +95,7 @@ class SwAVModel(nn.Module):
 class Classifier(nn.Module):
     """Trunk and linear head as one module; `autocast` as in `SwAVModel`."""
 
-    autocast = False
+    autocast: torch.dtype | None = None
 
     def __init__(self, trunk: Trunk, head: ClassifierHead) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ class Classifier(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Images (N, 3, S, S) -> logits (N, C), float32."""
-        with torch.autocast(crops.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(crops.device.type, self.autocast, enabled=self.autocast is not None):
             logits: Tensor = self.head(self.trunk(crops))
         return logits
 

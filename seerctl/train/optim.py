@@ -62,9 +62,9 @@ class LARC(torch.optim.SGD):
         if self.clip:
             scale = (scale / options["lr"]).clamp(max=1.0)
         scale = torch.where(g_norm == 0, 0.0, torch.where(p_norm == 0, 1.0, scale))
-        grads = [_local(p.grad) for p in params]
+        grads = [local_part(p.grad) for p in params]
         if decay:
-            torch._foreach_add_(grads, [_local(p) for p in params], alpha=decay)
+            torch._foreach_add_(grads, [local_part(p) for p in params], alpha=decay)
         torch._foreach_mul_(grads, list(scale.unbind()))
 
 
@@ -75,7 +75,7 @@ def tensor_norms(tensors: Sequence[Tensor | None]) -> Tensor:
     Every rank must pass the same tensors in the same order; a rank without rows of one still takes part.
     """
     present = [tensor for tensor in tensors if tensor is not None]
-    squares = torch.stack(torch._foreach_norm([_local(tensor).float() for tensor in present])).square_()
+    squares = torch.stack(torch._foreach_norm([local_part(tensor).float() for tensor in present])).square_()
     group = shard_group(present)
     if group is not None:
         dist.all_reduce(squares, group=group)
@@ -90,7 +90,7 @@ def global_norm(model: nn.Module) -> Tensor:
 @torch.no_grad()
 def scale_gradients(model: nn.Module, factor: Tensor) -> None:
     """Multiply all gradients of `model` by the scalar tensor `factor`, in place."""
-    torch._foreach_mul_([_local(p.grad) for p in model.parameters() if p.grad is not None], factor)
+    torch._foreach_mul_([local_part(p.grad) for p in model.parameters() if p.grad is not None], factor)
 
 
 def shard_group(tensors: Iterable[Tensor]) -> dist.ProcessGroup | None:
@@ -103,7 +103,8 @@ def shard_group(tensors: Iterable[Tensor]) -> dist.ProcessGroup | None:
     return None
 
 
-def _local(tensor: Tensor | None) -> Tensor:
+def local_part(tensor: Tensor | None) -> Tensor:
+    """This rank's part of a sharded tensor; any other as it is."""
     assert tensor is not None
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

@@ -31,7 +31,7 @@ from seerctl.train.objectives.swav import normalise_rows, prototypes_of
 from seerctl.train.world import World, computes_in_bf16, group_of_one
 
 BIG_CONVOLUTION = 100_000_000  # parameters; VISSL's AUTO_WRAP_THRESHOLD for the 10B model
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def prepare_model(recipe: Recipe, world: World, classes: int = 0) -> Model:
@@ -49,9 +49,9 @@ def prepare_model(recipe: Recipe, world: World, classes: int = 0) -> Model:
     if precision == "auto":
         precision = "bf16" if computes_in_bf16(world.device) else "fp32"
     # fairscale's checkpoint does not restore a CPU autocast in its recomputation: there, sharding casts instead.
-    plain_bf16 = precision == "bf16" and config.activation_checkpointing == "none"
-    if world.size == 1 and world.device.type == "cpu" and (precision == "fp32" or plain_bf16):
-        model.autocast = precision == "bf16"
+    plain_half = precision != "fp32" and config.activation_checkpointing == "none"
+    if world.size == 1 and world.device.type == "cpu" and (precision == "fp32" or plain_half):
+        model.autocast = _DTYPES[precision] if plain_half else None
     else:
         group_of_one(world.device)
         shard(model, config, world, _DTYPES[precision])

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from seerctl.errors import SeerctlError
 from seerctl.recipe import CheckpointConfig
 from seerctl.train import checkpoint
+from seerctl.train.optim import local_part
 from seerctl.train.world import World
 
 _log = logging.getLogger("seerctl")
@@ -105,7 +106,7 @@ class Saver:
         pin = any(tensor.device.type == "cuda" for tensor in tensors.values())
         found: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            local = local_part(tensor)
             if name not in self._copies:
                 self._copies[name] = torch.empty_like(local, device="cpu", pin_memory=pin, requires_grad=False)
             copy = self._copies[name]

@@ -35,6 +35,7 @@ PANELS: dict[str, tuple[str, str, float | None, bool]] = {
     "prototype_entropy": ("Use of prototypes", "1: all are used alike. Near 0: a few take every image.", 1.0, False),
     "feature_std": ("Spread of the projections", "1: they fill the sphere. Near 0: all images get one.", 1.0, False),
     "gradient_norm": ("Gradient norm", "Before clipping, over all parameters.", None, True),
+    "loss_scale": ("Loss scale", "Of float16 gradients: halved when one overflows.", None, True),
     "lr": ("Learning rate", "As the schedule has it.", None, False),
     "images_per_second": ("Images per second", "Over all ranks, checkpoints left out.", None, False),
     "data_wait": ("Waiting for data", "Share of the time; above a few percent the loader is too slow.", None, False),

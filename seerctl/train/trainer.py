@@ -32,6 +32,7 @@ from seerctl.train.optim import build_optimizer, global_norm, lr_at, peak_lr, sc
 from seerctl.train.parallel import prepare_model
 from seerctl.train.run import RunDirectory
 from seerctl.train.saver import Saver
+from seerctl.train.scaler import LossScaler
 from seerctl.train.signals import StopSignals
 from seerctl.train.steps import check_batch, total_steps
 from seerctl.train.world import World
@@ -86,6 +87,7 @@ class Trainer:
         self.model = prepare_model(recipe, world, len(labels.classes) if labels else 0)
         self.optimizer = build_optimizer(self.model, recipe.optim)
         self.objective = build_objective(recipe, world)
+        self.scaler = LossScaler(recipe.parallel)
         self.step = 0
         self.saver = Saver(run.checkpoints, recipe.checkpoint, world)
         self._clock = Clock()
@@ -106,8 +108,8 @@ class Trainer:
             self._clock = Clock(time.perf_counter())
             for batch in self._timed(self._batches()):
                 found = self.forward_backward(batch)
-                stopping = self._agree(batch, found["loss"], signals.reason)
-                self.update(found)
+                stopping, overflow = self._agree(batch, found["loss"], signals.reason)
+                self.update(found, overflow)
                 self._after_step(batch, found)
                 if stopping and self.step < self.steps:
                     self._save()
@@ -128,10 +130,18 @@ class Trainer:
         """Gradients of one step, and its scalars on the device; nothing is read by the host."""
         crops, labels = batch.on(self.world.device)
         measure = self._logs(self.step + 1)
-        return self.objective.accumulate(self.model, crops, len(batch.keys), measure, self.step, labels)
+        scale = self.scaler.scale
+        return self.objective.accumulate(self.model, crops, len(batch.keys), measure, self.step, labels, scale)
 
-    def update(self, found: dict[str, Tensor]) -> None:
-        """One step of the optimiser; the gradient's norm (before clipping) joins `found` when this step is logged."""
+    def update(self, found: dict[str, Tensor], overflow: bool = False) -> None:
+        """One step of the optimiser; the gradient's norm (before clipping) joins `found` when this step is logged.
+
+        A step whose gradients overflowed is counted and changes no parameter.
+        """
+        if overflow:
+            self.optimizer.zero_grad()
+            self.step += 1
+            return
         self.objective.before_update(self.model, self.step)
         most = self.recipe.optim.clip_norm
         if most or self._logs(self.step + 1):
@@ -144,11 +154,16 @@ class Trainer:
         self.objective.after_update(self.model)
         self.step += 1
 
-    def _agree(self, batch: CropBatch, loss: Tensor, reason: str | None) -> bool:
-        """Whether any rank wants to stop; the one place where all ranks look at the loss before the update."""
+    def _agree(self, batch: CropBatch, loss: Tensor, reason: str | None) -> tuple[bool, bool]:
+        """Whether any rank wants to stop, and whether its gradients overflowed.
+
+        The one place where all ranks look at the loss before the update.
+        """
         wishes = [float(reason is not None), float(self._too_damaged(batch)), float(self.saver.failed)]
-        flags = torch.cat([loss.isfinite().logical_not().float().view(1), loss.new_tensor(wishes)])
-        broken, stopping, damaged, unsaved = self.world.largest(flags).tolist()
+        flags = torch.stack([loss.isfinite().logical_not().float(), self.scaler.unscale(self.model)])
+        broken, overflow, stopping, damaged, unsaved = self.world.largest(
+            torch.cat([flags, loss.new_tensor(wishes)])
+        ).tolist()
         if unsaved:
             self.saver.wait()
         if damaged:
@@ -159,15 +174,16 @@ class Trainer:
                 f"{key} ({why})",
                 "Write the set again from 'seerctl ingest --check decode', or raise it",
             )
-        if broken:
+        if not self.scaler.adapt(bool(overflow)) or broken:
             keys = [key for part in self.world.gather(batch.keys) for key in part]
             report = self.run.path / "diverged.json"
             self.world.on_first(lambda: write_json(report, {"step": self.step + 1, "epoch": batch.epoch, "keys": keys}))
             raise Diverged(
-                f"{self.run.path}: the loss of step {self.step + 1} is not finite; the update was not made",
+                f"{self.run.path}: the {'loss' if broken else 'gradient'} of step {self.step + 1} is not finite; "
+                "the update was not made",
                 f"Lower optim.lr or set parallel.precision=fp32; the step's samples are in {report}",
             )
-        return bool(stopping)
+        return bool(stopping), bool(overflow)
 
     def _too_damaged(self, batch: CropBatch) -> bool:
         """Count what of `batch` could not be decoded, and say so; whether it was too much."""
@@ -213,6 +229,7 @@ class Trainer:
             "lr": lr_at(self.step - 1, self.steps, self.peak, self.recipe.schedule),
             "images_per_second": self._clock.steps * self.recipe.data.batch / seconds,
             "data_wait": self._clock.waited / seconds,
+            **self.scaler.facts(),
             "damaged": round(values["damaged"]),
         }
         if self.knn is not None and self._looks_for_neighbours(self.step):
@@ -251,7 +268,7 @@ class Trainer:
         self._clock.started += time.perf_counter() - started  # not the speed of training
 
     def _tensors(self) -> dict[str, Tensor]:
-        return checkpoint.tensors_of(self.model, self.optimizer) | self.objective.state()
+        return checkpoint.tensors_of(self.model, self.optimizer) | self.objective.state() | self.scaler.state()
 
     def _resume(self, init: Path | None) -> None:
         found = checkpoint.newest(self.run.checkpoints, self.world)

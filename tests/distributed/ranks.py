@@ -46,6 +46,7 @@ CASES = {
     "supervised": ("loss.objective=supervised", "loss.label_smoothing=0.1", "optim.head_lr_scale=2.0"),
     "bf16": ("parallel.precision=bf16", "parallel.activation_checkpointing=block"),
     "bf16_groups": ("parallel.precision=bf16",),
+    "fp16": ("parallel.precision=fp16", "parallel.reduce_dtype=fp16"),
 }
 
 

@@ -104,8 +104,8 @@ def test_adamw_steps_equal_unsharded_ones(answers: dict[str, Any]) -> None:
     assert _distance(answers["adamw"]["parameters"], _reference("adamw")["parameters"]) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["bf16", "bf16_groups"])
-def test_bf16_points_where_float32_does(answers: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize("name", ["bf16", "bf16_groups", "fp16"])
+def test_half_precisions_point_where_float32_does(answers: dict[str, Any], name: str) -> None:
     expected = _reference("none")
     found, exact = (
         torch.cat([g.double().flatten() for g in side["gradients"].values()]) for side in (answers[name], expected)

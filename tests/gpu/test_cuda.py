@@ -47,6 +47,15 @@ def test_bf16_and_activation_checkpoints_train(shards: Path, tmp_path: Path) -> 
     assert saved == pytest.approx(plain, rel=1e-2)
 
 
+def test_fp16_with_its_scale_trains(shards: Path, tmp_path: Path) -> None:
+    plain = losses(shards, tmp_path / "plain", "run.device=cuda")
+    half = losses(
+        shards, tmp_path / "half", "run.device=cuda", "parallel.precision=fp16", "parallel.reduce_dtype=fp16",
+        "parallel.activation_checkpointing=block",
+    )  # fmt: skip
+    assert half == pytest.approx(plain, rel=1e-2)
+
+
 def test_views_finished_on_the_device_are_the_cpus(picture: Callable[..., Image.Image]) -> None:
     sources = [np.array(picture(number, 60, 48)) for number in range(12)]
     multicrop = MultiCrop(AugmentConfig(mode="device"), seed=1)

@@ -136,7 +136,7 @@ def test_head_gives_unit_projections_and_cosines() -> None:
 
 def test_autocast_keeps_projections_and_prototypes_in_float32() -> None:
     model = SwAVModel(build_trunk(SIZES["micro"]), SwAVHead(64, [16], 10))
-    model.autocast = True
+    model.autocast = torch.bfloat16
     seen: list[torch.dtype] = []
     model.head.projection.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
     projections, scores = model(torch.randn(4, 3, 32, 32))

@@ -86,10 +86,11 @@ def test_one_process_on_a_cpu_stays_whole() -> None:
     assert not any(isinstance(p, DTensor) for p in model.parameters())
     assert not any(isinstance(module, SyncBatchNorm) for module in model.modules())
     assert torch.allclose(model.head.prototypes.weight.norm(dim=1), torch.ones(24))
-    assert not model.autocast
-    assert prepare_model(small_recipe("parallel.precision=bf16"), World()).autocast
+    assert model.autocast is None
+    assert prepare_model(small_recipe("parallel.precision=bf16"), World()).autocast == torch.bfloat16
+    assert prepare_model(small_recipe("parallel.precision=fp16"), World()).autocast == torch.float16
     automatic = prepare_model(small_recipe("parallel.precision=auto"), World())
-    assert automatic.autocast == computes_in_bf16(torch.device("cpu"))
+    assert (automatic.autocast == torch.bfloat16) == computes_in_bf16(torch.device("cpu"))
 
 
 def test_one_process_that_checkpoints_in_bf16_is_sharded() -> None:
@@ -98,7 +99,7 @@ def test_one_process_that_checkpoints_in_bf16_is_sharded() -> None:
         assert not dist.is_initialized()
         model = prepare_model(recipe, world)
         assert isinstance(model.head.prototypes.weight, DTensor)
-        assert not model.autocast
+        assert model.autocast is None
     assert not dist.is_initialized()
 
 

@@ -28,11 +28,13 @@ class Objective(Protocol):
         measure: bool,
         step: int = 0,
         labels: Tensor | None = None,
+        scale: float = 1.0,
     ) -> dict[str, Tensor]:
-        """Leave the gradients of step `step` in `model`; its scalars on the device: `loss`, with `measure` more.
+        """Leave the gradients of step `step`, times `scale`, in `model`; its scalars on the device: `loss` and more.
 
         Shapes: each of `crops` (count * batch, 3, S, S), crop-major; `labels` (batch,) int64 where the recipe has a
-        target. Means over this rank's images, so that the means over ranks are those of the global batch.
+        target. `measure` asks for more scalars. Means over this rank's images, so that the means over ranks are those
+        of the global batch.
         """
 
     def state(self) -> dict[str, Tensor]:

@@ -31,8 +31,9 @@ class Supervised:
         measure: bool,
         step: int = 0,
         labels: Tensor | None = None,
+        scale: float = 1.0,
     ) -> dict[str, Tensor]:
-        """Forward and backward of all crops, one kind at a time; gradients are left in the parameters.
+        """Forward and backward of all crops, one kind at a time; gradients, times `scale`, are left in the parameters.
 
         Shapes: each of `crops` (count * batch, 3, S, S), crop-major; `labels` (batch,) int64. Returns scalars on the
         device, nothing read by the host: `loss`, the mean over images and crops, and with `measure` also `top1`, the
@@ -49,7 +50,7 @@ class Supervised:
                 targets = wanted.repeat(count)
                 loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
                 loss = loss * (count / sum(views) / self.parts)
-                loss.backward()  # type: ignore[no-untyped-call]
+                (loss * scale).backward()  # type: ignore[no-untyped-call]
                 found["loss"] = found.get("loss", 0) + loss.detach()
                 if measure and number == 0:
                     found["top1"] = found.get("top1", 0) + _top1(logits.detach(), targets) / self.parts

@@ -251,27 +251,35 @@ class SwAV:
         measure: bool,
         step: int = 0,
         labels: Tensor | None = None,
+        scale: float = 1.0,
     ) -> dict[str, Tensor]:
-        """Forward and backward of all crops, one kind at a time; gradients are left in the parameters.
+        """Forward and backward of all crops, one kind at a time; gradients, times `scale`, are left in the parameters.
 
         Shapes: each of `crops` (count * batch, 3, S, S), crop-major. Returns scalars on the device, nothing read by the
         host: `loss`, and with `measure` also `prototype_entropy` and `feature_std`. `step` counts updates from 0;
         `labels` are not looked at.
         """
         if self.parts == 1:
-            return self._part(model, crops, batch, measure, step, None)
+            return self._part(model, crops, batch, measure, step, None, scale)
         codes = self._codes_ahead(model, crops[0], batch, step) if self.whole_codes else None
         size, found = batch // self.parts, dict[str, Tensor]()
         for start in range(0, batch, size):
             rows = slice(start, start + size)
             part = [_rows(kind, batch, rows) for kind in crops]
             own = None if codes is None else codes[:, rows]
-            for name, value in self._part(model, part, size, measure, step, own).items():
+            for name, value in self._part(model, part, size, measure, step, own, scale).items():
                 found[name] = found.get(name, 0) + value / self.parts
         return found
 
     def _part(
-        self, model: nn.Module, crops: Sequence[Tensor], batch: int, measure: bool, step: int, codes: Tensor | None
+        self,
+        model: nn.Module,
+        crops: Sequence[Tensor],
+        batch: int,
+        measure: bool,
+        step: int,
+        codes: Tensor | None,
+        scale: float,
     ) -> dict[str, Tensor]:
         total = sum(len(kind) // batch for kind in crops)
         found: dict[str, Tensor] = {}
@@ -290,7 +298,7 @@ class SwAV:
                     found["feature_std"] = spread(projections.detach()[big])
             assert codes is not None
             loss = swav_loss(views, codes, total, self.temperature, first, summed)
-            (loss / self.parts).backward()  # type: ignore[no-untyped-call]
+            (loss / self.parts * scale).backward()  # type: ignore[no-untyped-call]
             found["loss"] = found.get("loss", 0) + loss.detach()
             first += len(views)
         return found
