@@ -39,7 +39,21 @@ def prepare_model(recipe: Recipe, world: World, classes: int = 0) -> Model:
 
     `classes`: of a supervised recipe's data.
     """
+    model = plan_model(recipe, world, classes)
+    model.to_empty(device=world.device)
+    init_weights(model, recipe.run.seed)
+    if isinstance(model, SwAVModel):
+        normalise_rows(prototypes_of(model))
+    return model
+
+
+def plan_model(recipe: Recipe, world: World, classes: int = 0, *, accelerated: bool | None = None) -> Model:
+    """The model of `prepare_model` before it takes any memory: its parameters are on the meta device.
+
+    `accelerated`: whether it is for a GPU; by default as `world.device` says.
+    """
     config = recipe.parallel
+    accelerated = world.device.type != "cpu" if accelerated is None else accelerated
     group, synchronised = batchnorm_group(config, world)
     with torch.device("meta"):
         model = assemble(recipe.model, group, synchronised=synchronised, classes=classes)
@@ -50,15 +64,11 @@ def prepare_model(recipe: Recipe, world: World, classes: int = 0) -> Model:
         precision = "bf16" if computes_in_bf16(world.device) else "fp32"
     # fairscale's checkpoint does not restore a CPU autocast in its recomputation: there, sharding casts instead.
     plain_half = precision != "fp32" and config.activation_checkpointing == "none"
-    if world.size == 1 and world.device.type == "cpu" and (precision == "fp32" or plain_half):
+    if world.size == 1 and not accelerated and (precision == "fp32" or plain_half):
         model.autocast = _DTYPES[precision] if plain_half else None
     else:
         group_of_one(world.device)
         shard(model, config, world, _DTYPES[precision])
-    model.to_empty(device=world.device)
-    init_weights(model, recipe.run.seed)
-    if isinstance(model, SwAVModel):
-        normalise_rows(prototypes_of(model))
     return model
 
 
