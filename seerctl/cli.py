@@ -48,6 +48,7 @@ PROBES = {
         "Mean average precision: ROxford, RParis, or a column.",
     ),
     "copies": ("seerctl.commands.probes.copies:copies", "Originals of altered pictures: Copydays."),
+    "ood": ("seerctl.commands.probes.ood:ood", "Other distributions: class masks, drops, effective robustness."),
 }
 
 

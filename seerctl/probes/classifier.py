@@ -6,22 +6,29 @@ features as they come.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from seerctl.errors import InputError, UsageError
+from seerctl.files import atomic_write, blame, json_text
 from seerctl.probes.logistic import Problem, Rotation, Scaler, Solution, solve
 from seerctl.probes.task import log
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 VALIDATION = 0.2
+SCHEMA = "seerctl.fitted/1"
+METADATA = "seerctl"
 ROWS = 65536  # rows whose logits are worked out at a time
 
 
@@ -125,3 +132,49 @@ def _best(path: Sequence[dict[str, Any]]) -> float:
         side = "largest" if chosen is path[0] else "smallest"
         log.warning("linear: the best penalty, %g, is the %s tried; widen the choice with --l2", chosen["l2"], side)
     return float(chosen["l2"])
+
+
+# ------------------------------------------------------------------------------------------------ kept in a file
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A classifier with the names of its classes and what its features are of (see `task.MUST_AGREE`)."""
+
+    classifier: Classifier
+    classes: tuple[str, ...]
+    target: str
+    features: Mapping[str, str]
+
+
+def save_fitted(path: Path, fitted: Fitted) -> None:
+    """Write a classifier as safetensors `weight (C, D)`, `bias (C,)`, with the rest as JSON in the metadata."""
+    about = {
+        "schema": SCHEMA, "classes": list(fitted.classes), "target": fitted.target, "features": dict(fitted.features),
+        "settings": fitted.classifier.settings,
+    }  # fmt: skip
+    tensors = {"weight": fitted.classifier.weight, "bias": fitted.classifier.bias}
+    with atomic_write(path) as file:
+        file.write(safetensors.numpy.save(tensors, {METADATA: json_text(about)}))
+
+
+def load_fitted(path: Path) -> Fitted:
+    """The classifier in `path`.
+
+    Raises:
+        InputError: no such file, or not one that `save_fitted` wrote.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with blame(path), safetensors.safe_open(path, "np") as file:
+            about = json.loads((file.metadata() or {})[METADATA])
+            weight, bias = (np.asarray(file.get_tensor(name), dtype=np.float64) for name in ("weight", "bias"))
+        classes, features = [str(name) for name in about["classes"]], {k: str(v) for k, v in about["features"].items()}
+        target, settings, schema = str(about["target"]), dict(about["settings"]), about["schema"]
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        raise InputError(f"{path}: not a fitted probe", "Write one with 'seerctl probe ood --save FILE'") from None
+    whole = weight.ndim == 2 and bias.shape == (len(weight),) and len(set(classes)) == len(weight) > 1
+    if schema != SCHEMA or not whole or not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise InputError(f"{path}: a fitted probe whose classes, weights and biases do not belong together")
+    return Fitted(Classifier(weight, bias, settings), tuple(classes), target, features)

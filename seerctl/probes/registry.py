@@ -87,6 +87,13 @@ def _search(components: int) -> dict[str, Option]:
     }
 
 
+LOGISTIC = {
+    "l2": Option(tuple[float, ...], (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), "penalties to choose from",
+                 "penalties"),
+    "validation": Option(float, 0.2, "share of the training rows held out for the choice"),
+    "seed": Option(int, 0, "of the held-out part"),
+}  # fmt: skip
+
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(
         summary="weighted cosine k-nearest neighbours",
@@ -102,10 +109,7 @@ PROTOCOLS: dict[str, Protocol] = {
         load=TASK, run="seerctl.probes.linear:linear", inputs=CLASSIFICATION,
         metrics=("top1", "top5", "mean_per_class"),
         options={
-            "l2": Option(tuple[float, ...], (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), "penalties to choose from",
-                         "penalties"),
-            "validation": Option(float, 0.2, "share of the training rows held out for the choice"),
-            "seed": Option(int, 0, "of the held-out part"),
+            **LOGISTIC,
         },
     ),
     "retrieval": Protocol(
@@ -128,6 +132,20 @@ PROTOCOLS: dict[str, Protocol] = {
             "split": Option(str | None, None, "column with the kind of alteration", stage="load"),
             "per_original": Option(int, 100, "file numbers of one original, without a target", stage="load"),
             **_search(1024),
+        },
+    ),
+    "ood": Protocol(
+        summary="a linear classifier on other distributions",
+        load="seerctl.probes.ood:load_ood", run="seerctl.probes.ood:ood",
+        inputs={"train": Input("features to learn from", required=False), "test": TEST,
+                "shift": Input("features of another distribution", many=True)},
+        metrics=("top1", "top5", "top1_*", "top5_*", "drop_*", "effective_*"),
+        options={
+            "probe": Option(str | None, None, "fitted probe to score, instead of training features", stage="load"),
+            "map": Option(tuple[str, ...], (), "class maps, FILE or NAME=FILE", "maps", stage="load"),
+            "models": Option(str | None, None, "accuracies of other models, for the line", stage="load"),
+            "mask": Option(bool, True, "leave out the logits of classes that a set does not have"),
+            **LOGISTIC,
         },
     ),
 }  # fmt: skip
