@@ -49,6 +49,7 @@ PROBES = {
     ),
     "copies": ("seerctl.commands.probes.copies:copies", "Originals of altered pictures: Copydays."),
     "ood": ("seerctl.commands.probes.ood:ood", "Other distributions: class masks, drops, effective robustness."),
+    "geo": ("seerctl.commands.probes.geo:geo", "Where on earth: accuracy at 1, 25, 200, 750 and 2500 km."),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import erfc, ndtri, stdtrit
+from scipy.special import bdtr, erfc, ndtri, stdtrit
 
 Floats = NDArray[np.float64]
 Correction = Literal["holm", "bonferroni", "none"]
@@ -171,6 +171,20 @@ def bootstrap_mean(values: ArrayLike, alpha: float = 0.05, *, replicates: int = 
         plain = wilson(value * n, n, alpha)
         low, high = np.minimum(low, plain.low), np.maximum(high, plain.high)
     return Interval(np.asarray(value), np.minimum(low, value), np.maximum(high, value))
+
+
+def median_interval(values: ArrayLike, alpha: float = 0.05) -> Interval:
+    """The median of numbers (N,) with exact limits, which are two of the numbers; infinite where N is too small.
+
+    The l-th smallest and largest, with l the largest that a binomial(N, 1/2) stays below with at most alpha/2.
+
+    Source: W. J. Conover, Practical Nonparametric Statistics (1999), section 3.2.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(ordered)
+    place = int(np.searchsorted(bdtr(np.arange(n + 1), n, 0.5), alpha / 2.0, side="right"))
+    low, high = (ordered[place - 1], ordered[n - place]) if place else (-math.inf, math.inf)
+    return Interval(np.asarray(np.median(ordered) if n else math.nan), np.asarray(low), np.asarray(high))
 
 
 def mean_difference(before: ArrayLike, after: ArrayLike) -> Estimate:

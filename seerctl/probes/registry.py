@@ -148,6 +148,19 @@ PROTOCOLS: dict[str, Protocol] = {
             **LOGISTIC,
         },
     ),
+    "geo": Protocol(
+        summary="geolocalisation by cells or by the nearest picture",
+        load="seerctl.probes.geo:load_geo", run="seerctl.probes.geo:geo", inputs=CLASSIFICATION, target=False,
+        metrics=("acc_25km", "acc_*km", "median_km"),
+        options={
+            "latitude": Option(str, "latitude", "column, in degrees", stage="load"),
+            "longitude": Option(str, "longitude", "column, in degrees", stage="load"),
+            "mode": Option(Literal["cells", "nearest"], "cells", "classify cells, or take the nearest picture's place"),
+            "least": Option(int, 50, "training pictures in a cell"),
+            "most": Option(int, 1000, "training pictures in a cell"),
+            **LOGISTIC,
+        },
+    ),
 }  # fmt: skip
 
 
