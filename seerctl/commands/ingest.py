@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 import click
 
+from seerctl.commands.fetchoptions import retry, url_column, web
 from seerctl.commands.ingestoptions import checks, limits
 from seerctl.console import Progress, binary_stdin, binary_stdout, say
 from seerctl.errors import RejectLimit, UsageError
@@ -19,6 +20,7 @@ from seerctl.options import SeerCommand, jobs, overwrite
 if TYPE_CHECKING:
     from seerctl.sources.check import CheckOptions
     from seerctl.sources.ingest import IngestReport
+    from seerctl.sources.web.options import WebOptions
     from seerctl.sources.worker import Limits
 
 EXAMPLES = (
@@ -51,12 +53,16 @@ EXAMPLES = (
 )
 @click.option("--path-column", default=None, metavar="NAME", help="The column of a table that names the files.")
 @click.option("-0", "--null", is_flag=True, help="Lists end each name with NUL, as 'find -print0' does.")
+@url_column
 @checks
 @limits
+@web
+@retry
 @overwrite
 def ingest(
     sources: tuple[str, ...], output: str, jobs: int | None, check: CheckOptions, limits: Limits, rejects: str | None,
-    max_reject_rate: float, labels: bool, path_column: str | None, null: bool, overwrite: bool,
+    max_reject_rate: float, labels: bool, path_column: str | None, url_column: str | None, null: bool, web: WebOptions,
+    retry: Path | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Check images from any source and write them as one tar stream.
 
@@ -67,9 +73,11 @@ def ingest(
     The stream keeps the original bytes. What is no sound image is left out and counted by reason; the same input gives
     the same bytes with any --jobs.
     """
-    from seerctl.sources.expand import SourceOptions
+    from dataclasses import replace
+
     from seerctl.sources.ingest import IngestOptions
     from seerctl.sources.ingest import ingest as run
+    from seerctl.sources.options import SourceOptions
     from seerctl.sources.places import STDIN
 
     if not sources:
@@ -78,14 +86,16 @@ def ingest(
         raise UsageError("ingest: '-' is named twice", "Standard input can be read once")
     options = IngestOptions(
         jobs=jobs or len(os.sched_getaffinity(0)),
-        sources=SourceOptions(labels, path_column, null),
+        sources=SourceOptions(labels, path_column, null, url_column),
         check=check,
         limits=limits,
+        web=replace(web, max_bytes=check.max_bytes),
         max_reject_rate=max_reject_rate,
     )
+    wanted = _wanted(retry, rejects, options.web)
     stdin = binary_stdin("seerctl ingest -") if STDIN in sources else None
     with _output(output, overwrite) as file, _ledger(rejects) as ledger, Progress("ingest") as progress:
-        report = run(sources, file, options, stdin=stdin, rejects=ledger, progress=progress)
+        report = run(sources, file, options, stdin=stdin, rejects=ledger, progress=progress, wanted=wanted)
         _summarise(report, progress.rate)
     if report.over_limit:
         share = report.rejected / report.candidates
@@ -93,6 +103,17 @@ def ingest(
             f"ingest: {share:.1%} of the images were rejected, more than {max_reject_rate:.1%}",
             "The stream is whole; see --rejects FILE, or raise --max-reject-rate",
         )
+
+
+def _wanted(retry: Path | None, rejects: str | None, web: WebOptions) -> Callable[[str], bool] | None:
+    """With --retry: which sources to go on with."""
+    from seerctl.sources.ledger import unfetched
+
+    if retry is None:
+        return None
+    if rejects is not None and Path(rejects).exists() and retry.samefile(rejects):
+        raise UsageError(f"--retry: {retry} is also --rejects, which begins it anew", "Name another --rejects FILE")
+    return unfetched(retry, web).__contains__
 
 
 @contextlib.contextmanager

@@ -92,22 +92,26 @@ def spooled(file: BinaryIO, where: str, limit: int = SPOOL_BYTES) -> BinaryIO:
     """
     directory = tempfile.gettempdir()
     copy = cast(BinaryIO, tempfile.TemporaryFile(dir=directory))  # noqa: SIM115
-    left = limit
-    room = free_bytes(Path(directory)) - _SPARE
     try:
-        with blame(directory):
-            while piece := file.read(CHUNK):
-                left, room = left - len(piece), room - len(piece)
-                if left < 0:
-                    raise InputError(f"{where}: more than {limit:,} bytes", "Save it first, then name the file")
-                if room < 0:
-                    raise EnvironmentFault(f"{directory}: no room for a copy of {where}", "Set TMPDIR to a larger disk")
-                copy.write(piece)
+        copy_bounded(file, copy, where, directory, limit)
         copy.seek(0)
     except BaseException:
         copy.close()
         raise
     return copy
+
+
+def copy_bounded(file: BinaryIO, copy: BinaryIO, where: str, directory: str, limit: int = SPOOL_BYTES) -> None:
+    """Write all of `file` to `copy`, which lies in `directory`; the errors are those of `spooled`."""
+    left, room = limit, free_bytes(Path(directory)) - _SPARE
+    with blame(directory):
+        while piece := file.read(CHUNK):
+            left, room = left - len(piece), room - len(piece)
+            if left < 0:
+                raise InputError(f"{where}: more than {limit:,} bytes", "Save it first, then name the file")
+            if room < 0:
+                raise EnvironmentFault(f"{directory}: no room for a copy of {where}", "Set TMPDIR to a larger disk")
+            copy.write(piece)
 
 
 def named_like_archive(name: str) -> bool:

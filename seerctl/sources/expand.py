@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -23,27 +22,20 @@ from seerctl.sources.check import CheckOptions
 from seerctl.sources.folder import file_item, folder_items
 from seerctl.sources.item import Item
 from seerctl.sources.listing import list_items
-from seerctl.sources.places import STDIN
+from seerctl.sources.options import LIST_SUFFIXES, SourceOptions
+from seerctl.sources.places import STDIN, is_url
+from seerctl.sources.remote import Open, remote_items
 from seerctl.sources.shardset import shards_of
 from seerctl.sources.table import SUFFIXES, table_items
 from seerctl.stream.ustar import BLOCK
 
-_LIST_SUFFIXES = (".txt", ".lst", ".list")
-
-
-@dataclass(frozen=True, slots=True)
-class SourceOptions:
-    """How sources are read: `labels` from directory names, the table's `path_column`, NUL-terminated lists."""
-
-    labels: bool = True
-    path_column: str | None = None
-    null: bool = False
-
 
 def expand(
-    arguments: Sequence[str], stdin: BinaryIO | None, options: SourceOptions, check: CheckOptions
+    arguments: Sequence[str], stdin: BinaryIO | None, options: SourceOptions, check: CheckOptions, open_url: Open
 ) -> Iterator[Item]:
-    """Every candidate in `arguments`: directories, images, archives, tables, lists; `-` is `stdin`.
+    """Every candidate in `arguments`: directories, images, archives, tables, lists, URLs; `-` is `stdin`.
+
+    Pictures on the web are still to be fetched (`Item.url`); archives, tables and lists there are opened by `open_url`.
 
     Raises:
         InputError: an argument is missing, or an archive or table is damaged.
@@ -52,6 +44,8 @@ def expand(
         if argument == STDIN:
             assert stdin is not None
             yield from _stdin_items(stdin, options, check)
+        elif is_url(argument):
+            yield from remote_items(argument, open_url, options, check)
         elif Path(argument).is_dir():
             yield from _folder_items(Path(argument), options, check)
         else:
@@ -82,8 +76,8 @@ def _file_items(path: Path, options: SourceOptions, check: CheckOptions, prefix:
         file.seek(0)
         if suffix in SUFFIXES:
             opener = partial(open_inflated, path, head)
-            yield from guard(table_items(path, opener, options.path_column), str(path))
-        elif suffix in _LIST_SUFFIXES:
+            yield from guard(table_items(path, opener, options.path_column, options.url_column), str(path))
+        elif suffix in LIST_SUFFIXES:
             yield from guard(list_items(inflate(file, head), options.labels, null=options.null), str(path))
         elif (
             members := archive_items(file, head, str(path), check, options.labels, path=path, prefix=prefix)

@@ -10,10 +10,13 @@ from typing import Any, BinaryIO, TextIO
 
 from seerctl.errors import InputError
 from seerctl.sources.check import CheckOptions
-from seerctl.sources.expand import SourceOptions, expand
+from seerctl.sources.expand import expand
 from seerctl.sources.item import Item
+from seerctl.sources.options import SourceOptions
 from seerctl.sources.places import places
 from seerctl.sources.pool import Pool
+from seerctl.sources.web.client import Web
+from seerctl.sources.web.options import WebOptions
 from seerctl.sources.worker import Limits
 from seerctl.stream.records import rejected_of
 from seerctl.stream.writer import StreamWriter
@@ -27,11 +30,12 @@ class IngestOptions:
     sources: SourceOptions = field(default_factory=SourceOptions)
     check: CheckOptions = field(default_factory=CheckOptions)
     limits: Limits = field(default_factory=Limits)
+    web: WebOptions = field(default_factory=WebOptions)
     max_reject_rate: float = 0.10
 
     def recorded(self) -> dict[str, Any]:
         """The options that change the bytes of a stream, for its start marker."""
-        return {**self.check.recorded(), "labels": self.sources.labels}
+        return {**self.check.recorded(), "labels": self.sources.labels, "opt_outs": self.web.opt_outs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,13 @@ def ingest(
     stdin: BinaryIO | None = None,
     rejects: TextIO | None = None,
     progress: Callable[[int], None] | None = None,
+    wanted: Callable[[str], bool] | None = None,
 ) -> IngestReport:
     """Write one stream of all images in `arguments` to `output`, one JSON line per reject to `rejects`.
 
     `arguments` are directories, images, archives, tables and lists; `-` reads a list or an archive from `stdin`.
+
+    Sources that are not `wanted` are passed over before they are fetched or read.
 
     Raises:
         InputError: an argument is missing, an archive is damaged, or no image came through. The stream is then without
@@ -69,9 +76,12 @@ def ingest(
     """
     found = places(arguments)
     counts: Counter[str] = Counter()
-    with Pool(options.jobs, options.check, options.limits) as pool:
+    with Pool(options.jobs, options.check, options.limits) as pool, Web(options.web) as web:
         writer = StreamWriter(output, options.recorded())
-        for outcome in pool.run(expand(found, stdin, options.sources, options.check)):
+        items = expand(found, stdin, options.sources, options.check, web.open)
+        if wanted is not None:
+            items = (item for item in items if wanted(item.source))
+        for outcome in pool.run(web.fetched(items)):
             writer.write(outcome.raw, outcome.digests)
             _note(outcome.rejects, counts, rejects)
             if progress is not None:

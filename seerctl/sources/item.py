@@ -10,6 +10,7 @@ from typing import Any
 class Item:
     """One candidate: bytes in hand (`data`), or `size` bytes at `offset` of the file `path`.
 
+    With `url` its bytes are still to be fetched.
     `named`: its name or the user says it is an image, so being none is a reject; else it is ignored.
     `verdict`: (reason, detail) when the source itself knows that nothing can come of it.
     """
@@ -22,3 +23,4 @@ class Item:
     columns: dict[str, Any] = field(default_factory=dict)
     named: bool = True
     verdict: tuple[str, str] | None = None
+    url: str = ""

@@ -23,8 +23,17 @@ class Reason(StrEnum):
     CRASHED = "crashed"  # the decoder's process died
     DISAGREE = "disagree"  # --check strict: two decoders see different pictures
     BAD_ROW = "bad-row"  # a table's row without a usable path
+    BAD_URL = "bad-url"  # no http or https URL that can be asked for
+    DNS = "dns"  # its host has no address
+    PRIVATE_ADDRESS = "private-address"  # its host, or one it redirects to, is not on the public internet
+    CONNECTION = "connection"  # refused, broken off, cut short, or no valid certificate
+    NET_TIMEOUT = "net-timeout"  # no connection, silence, or too slow altogether
+    HTTP_PROTOCOL = "http-protocol"  # what answers does not keep to HTTP; other answers than 200 are http-404 and so on
+    REDIRECTS = "redirects"  # too many of them
     # Listed and counted, but for no rate: not a fault of the file, but what was asked for (`records.EXCLUSIONS`).
     IGNORED = IGNORED  # neither its name nor its bytes claim to be an image
+    OPT_OUT = "opt-out"  # its owner says so in X-Robots-Tag
+    ROBOTS_TXT = "robots-txt"  # --robots-txt: its host says so there
     TOO_SMALL = "too-small"  # --min-side
     ASPECT = "aspect"  # --max-aspect
     WHERE = "where"  # a --where does not hold
@@ -32,6 +41,11 @@ class Reason(StrEnum):
     COUNTRY_UNKNOWN = "country-unknown"  # --exclude-country cannot tell its country
     FILTERED = "filtered"  # a --filter said no
     DUPLICATE = "duplicate"  # --dedup exact: the bytes of an earlier sample
+
+
+def http_reason(status: int) -> str:
+    """The reason of an answer with another status than 200: `http-404`."""
+    return f"http-{status}"
 
 
 class RejectedError(Exception):

@@ -1,4 +1,4 @@
-"""Images named by a table (CSV, TSV or JSON lines), whose other columns travel with them."""
+"""Images named by a table (CSV, TSV, JSON lines or parquet), whose other columns travel with them."""
 
 from __future__ import annotations
 
@@ -9,65 +9,112 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from seerctl.errors import InputError, UsageError, did_you_mean
 from seerctl.sources.item import Item
-from seerctl.sources.listing import path_item
+from seerctl.sources.locate import Locate, locator, web_only
 from seerctl.sources.names import clean, normal
+from seerctl.sources.parquet import SUFFIX as PARQUET
+from seerctl.sources.parquet import parquet_rows
 from seerctl.sources.reasons import Reason
 
 PATH_COLUMNS = ("path", "file", "image", "filename", "file_name", "filepath", "image_path")
-SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": "", ".ndjson": ""}
+URL_COLUMNS = ("url", "image_url", "img_url", "imageurl", "image_link", "photo_url", "photo_image_url")  # in any case
+SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": "", ".ndjson": "", PARQUET: ""}
 MAX_FIELD = 1 << 20  # characters of one field or line
 _SAFE_INTEGER = 1 << 53
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 
 
-def table_items(path: Path, opener: Callable[[], BinaryIO], path_column: str | None) -> Iterator[Item]:
-    """One item a row of the table at `path`, opened by `opener`: files relative to it, all other columns kept.
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """Which column names the pictures: `column`, holding URLs and nothing else if `url`."""
 
+    column: str
+    url: bool
+
+
+def table_items(
+    path: Path,
+    opener: Callable[[], BinaryIO],
+    path_column: str | None,
+    url_column: str | None = None,
+    locate: Locate | None = None,
+) -> Iterator[Item]:
+    """One item a row of the table at `path`, opened by `opener`: all columns but the one that names it are kept.
+
+    Names are files relative to the table (`locate` says otherwise) or URLs, or structs of bytes and path.
     Empty fields are missing values. A column of a CSV or TSV whose every field is written as JSON writes numbers holds
     numbers, any other text: `007`, `1,5` and `n/a` make it text. To know that, the table is read twice.
 
     Raises:
-        UsageError: `path_column`, or without it any usual name, is no column.
+        UsageError: `path_column`, or without it any usual name, is no column; or pyarrow is missing for parquet.
         InputError: not a table.
     """
-    delimiter = _delimiter(path)
-    rows: Iterator[tuple[int, dict[str, Any] | None]]
-    rows = _csv_rows(path, opener, delimiter, path_column) if delimiter else _json_rows(opener)
-    column = path_column
+    pointer = Pointer(url_column, True) if url_column else Pointer(path_column, False) if path_column else None
+    rows, strict = _rows(path, opener, pointer)
+    locate = locate or locator(str(path.parent))
     for number, row in rows:
+        place = clean(f"{path.name}:{number}")
         if row is None:
-            yield Item(clean(f"{path.name}:{number}"), verdict=(Reason.BAD_ROW, "not a JSON object"))
+            yield Item(place, verdict=(Reason.BAD_ROW, "not a JSON object"))
             continue
-        column = column or _find_column(path, row)
-        if column not in row and (delimiter or path_column):
-            raise UsageError(f"{path}:{number}: no column '{column}'", did_you_mean(column, row))
-        name = row.pop(column, None)
-        if not isinstance(name, str) or not name:
-            verdict = (Reason.BAD_ROW, f"no path in column '{column}'")
-            yield Item(clean(f"{path.name}:{number}"), verdict=verdict)
-            continue
-        columns = {column_name(key): value for key, value in row.items() if value is not None}
-        yield path_item(clean(normal(name)), os.path.join(path.parent, name), columns)  # noqa: PTH118
+        pointer = pointer or _find_column(path, row)
+        if pointer.column not in row and (strict or path_column or url_column):
+            raise UsageError(f"{path}:{number}: no column '{pointer.column}'", did_you_mean(pointer.column, row))
+        yield _row_item(place, row, pointer, locate)
 
 
-def _delimiter(path: Path) -> str:
+def _row_item(place: str, row: dict[str, Any], pointer: Pointer, locate: Locate) -> Item:
+    name = row.pop(pointer.column, None)
+    columns = {column_name(key): sound(value) for key, value in row.items() if value is not None and not _binary(value)}
+    if isinstance(name, dict) and isinstance(name.get("bytes"), bytes):
+        inside = name.get("path")
+        source = clean(normal(inside)) if isinstance(inside, str) and inside else place
+        return Item(source, size=len(name["bytes"]), data=name["bytes"], columns=columns)
+    if isinstance(name, bytes):
+        return Item(place, size=len(name), data=name, columns=columns)
+    if not isinstance(name, str) or not name.strip():
+        what = "URL" if pointer.url else "path"
+        return Item(place, verdict=(Reason.BAD_ROW, f"no {what} in column '{pointer.column}'"))
+    return web_only(name, columns) if pointer.url else locate(name, columns)
+
+
+def _binary(value: Any) -> bool:
+    return isinstance(value, bytes) or (isinstance(value, dict) and any(map(_binary, value.values())))
+
+
+def _rows(
+    path: Path, opener: Callable[[], BinaryIO], pointer: Pointer | None
+) -> tuple[Iterator[tuple[int, dict[str, Any] | None]], bool]:
+    """(number, row) of each row, and whether all have the same columns."""
     name = path.name.lower().removesuffix(".gz")
-    return SUFFIXES[os.path.splitext(name)[1]]  # noqa: PTH122
+    suffix = os.path.splitext(name)[1]  # noqa: PTH122
+    if suffix == PARQUET:
+        return iter(parquet_rows(path, opener)), True
+    delimiter = SUFFIXES[suffix]
+    if delimiter:
+        return iter(_csv_rows(path, opener, delimiter, pointer.column if pointer else None)), True
+    return _json_rows(opener), False
 
 
-def _find_column(path: Path, row: Mapping[str, Any]) -> str:
+def _find_column(path: Path, row: Mapping[str, Any]) -> Pointer:
     for name in PATH_COLUMNS:
         if name in row:
-            return name
+            return Pointer(name, False)
+    lower: dict[str, str] = {}
+    for name in row:
+        lower.setdefault(name.lower(), name)
+    for name in URL_COLUMNS:
+        if name in lower:
+            return Pointer(lower[name], True)
     raise UsageError(
-        f"{path}: none of its columns {', '.join(map(str, row))} is called {', '.join(PATH_COLUMNS)}",
-        "Say which one names the files: --path-column NAME",
+        f"{path}: none of its columns {', '.join(map(str, row))} is called {', '.join(PATH_COLUMNS)} or url",
+        "Say which one names the files: --path-column NAME or --url-column NAME",
     )
 
 
@@ -85,8 +132,8 @@ def _csv_rows(
         for name, field in row.items():
             if field and kinds.get(name) is not plain_text:
                 kinds[name] = _wider(kinds.get(name, int), _kind(field))
-    kept_as_text = {path_column} if path_column else set(PATH_COLUMNS)
-    kinds |= dict.fromkeys(kept_as_text & kinds.keys(), str)
+    kept_as_text = (path_column,) if path_column else (*PATH_COLUMNS, *URL_COLUMNS)
+    kinds |= {name: str for name in kinds if name in kept_as_text or name.lower() in kept_as_text}
     for number, row in _text_rows(path, opener, delimiter):
         yield number, {name: kinds[name](field) if field else None for name, field in row.items()}
 

@@ -23,7 +23,20 @@ START = "__seer__/stream.json"
 FINISH = "__seer__/end.json"
 IGNORED = "ignored"
 # Reasons that are no fault of a file: nobody said it was an image, or the user asked for it to be left out.
-EXCLUSIONS = frozenset((IGNORED, "too-small", "aspect", "where", "country", "country-unknown", "filtered", "duplicate"))
+EXCLUSIONS = frozenset(
+    (
+        IGNORED,
+        "opt-out",
+        "robots-txt",
+        "too-small",
+        "aspect",
+        "where",
+        "country",
+        "country-unknown",
+        "filtered",
+        "duplicate",
+    )
+)
 SAMPLE_NAME = re.compile(r"([0-9a-f]{16}-[0-9a-f]{8})\.([a-z0-9]{1,8})")
 _ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _TYPED = ("columns", "format", "height", "mode", "orientation", "sha256", "source", "width")

@@ -17,8 +17,8 @@ import pytest
 
 from seerctl.errors import InputError
 from seerctl.sources.check import CheckOptions
-from seerctl.sources.expand import SourceOptions
 from seerctl.sources.ingest import IngestOptions, IngestReport, ingest
+from seerctl.sources.options import SourceOptions
 from seerctl.sources.reasons import Reason
 from seerctl.stream.reader import IncompleteStreamError, read_streams
 from seerctl.stream.records import Record, StreamEnd, content_key

@@ -14,9 +14,12 @@ import pytest
 
 from seerctl.errors import InputError, UsageError
 from seerctl.sources.check import CheckOptions
-from seerctl.sources.expand import SourceOptions, expand
+from seerctl.sources.expand import expand
 from seerctl.sources.item import Item
+from seerctl.sources.options import SourceOptions
 from seerctl.sources.places import is_url, places
+from seerctl.sources.web.client import Web
+from seerctl.sources.web.options import WebOptions
 from tests.streams import numbered, shards_of, stream_of
 
 
@@ -26,7 +29,7 @@ def sources(*arguments: object, stdin: bytes = b"") -> list[str]:
 
 def items(*arguments: object, stdin: bytes = b"") -> list[Item]:
     found = places([str(argument) for argument in arguments])
-    return list(expand(found, io.BytesIO(stdin), SourceOptions(), CheckOptions()))
+    return list(expand(found, io.BytesIO(stdin), SourceOptions(), CheckOptions(), Web(WebOptions()).open))
 
 
 def tar_at(path: Path, members: dict[str, bytes], **options: Any) -> Path:
@@ -146,6 +149,8 @@ def test_zips_on_a_pipe_and_lists_that_are_compressed(tmp_path: Path) -> None:
     os.write(write, file.getvalue())
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
-        assert [item.source for item in expand(["-"], pipe, SourceOptions(), CheckOptions())] == ["a/1.jpg"]
+        assert [
+            item.source for item in expand(["-"], pipe, SourceOptions(), CheckOptions(), Web(WebOptions()).open)
+        ] == ["a/1.jpg"]
     (tmp_path / "l.txt.gz").write_bytes(gzip.compress(b"x.jpg\n"))
     assert sources(tmp_path / "l.txt.gz") == ["x.jpg"]
