@@ -67,8 +67,12 @@ def ingest(
     """Check images from any source and write them as one tar stream.
 
     SOURCE is a directory (archives in it are opened), an image, a tar (also compressed, also a WebDataset shard), a
-    zip, a shard set, a table (.csv, .tsv, .jsonl whose other columns are kept), a list (.txt, .lst), or '-': a list of
-    files, or an archive, on standard input, told apart by its first bytes. 'shards-{000..009}.tar' is ten of them.
+    zip, a shard set, a table (.csv, .tsv, .jsonl, .parquet whose other columns are kept), a list (.txt, .lst), or '-':
+    a list of files, or an archive, on standard input, told apart by its first bytes. 'shards-{000..009}.tar' is ten of
+    them. Lists and tables name files or URLs; SOURCE may be the http(s) URL of a picture, an archive, a table or a list.
+
+    Pictures on the web are fetched many at a time and come in the order of the list. Their owners' opt-outs are
+    respected, private networks are not reached, and '--retry LEDGER' fetches what failed before.
 
     The stream keeps the original bytes. What is no sound image is left out and counted by reason; the same input gives
     the same bytes with any --jobs.
@@ -113,7 +117,10 @@ def _wanted(retry: Path | None, rejects: str | None, web: WebOptions) -> Callabl
         return None
     if rejects is not None and Path(rejects).exists() and retry.samefile(rejects):
         raise UsageError(f"--retry: {retry} is also --rejects, which begins it anew", "Name another --rejects FILE")
-    return unfetched(retry, web).__contains__
+    found = unfetched(retry, web)
+    if not found:
+        raise UsageError(f"--retry: {retry} lists nothing that may be fetched now", "It is done")
+    return found.__contains__
 
 
 @contextlib.contextmanager
