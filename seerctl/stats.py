@@ -85,6 +85,43 @@ def newcombe_z(
     return Interval(gap, np.maximum(low, -1.0), np.minimum(high, 1.0))
 
 
+def newcombe_paired(
+    both: ArrayLike, first: ArrayLike, second: ArrayLike, neither: ArrayLike, alpha: ArrayLike = 0.05
+) -> Interval:
+    """Newcombe's interval (his method 10) of the difference p1 - p2 of two rates over the same rows.
+
+    The arguments count rows with the event under both, under the first alone, the second alone, and neither; the limits
+    are those of `newcombe` with the correlation phi of the fourfold table taken off: low = d - sqrt(a^2 - 2 phi a b +
+    b^2), a = p1 - l1, b = u2 - p2. Where phi is positive its numerator is corrected for continuity.
+
+    Source: R. G. Newcombe, Statistics in Medicine 17 (1998) 2635-2650.
+    """
+    a, b, c, d = (np.asarray(count, dtype=np.float64) for count in (both, first, second, neither))
+    n = a + b + c + d
+    one, two = wilson(a + b, n, alpha), wilson(a + c, n, alpha)
+    cross = a * d - b * c
+    with np.errstate(divide="ignore", invalid="ignore"):
+        phi = np.where(cross > 0, np.maximum(cross - n / 2.0, 0.0), cross)
+        phi = np.nan_to_num(phi / np.sqrt((a + b) * (c + d) * (a + c) * (b + d)), posinf=0.0, neginf=0.0)
+    gap = one.value - two.value
+
+    def half(x: Floats, y: Floats) -> Floats:
+        return np.asarray(np.sqrt(np.maximum(x * x - 2.0 * phi * x * y + y * y, 0.0)))
+
+    low = gap - half(one.value - one.low, two.high - two.value)
+    high = gap + half(one.high - one.value, two.value - two.low)
+    return Interval(gap, np.maximum(low, -1.0), np.minimum(high, 1.0))
+
+
+def mcnemar(first: int, second: int) -> float:
+    """The exact two-sided p-value of McNemar's test: of the rows that only one of two models got right, half each?
+
+    Source: Q. McNemar, Psychometrika 12 (1947) 153-157, with the binomial distribution of the discordant rows.
+    """
+    rows = first + second
+    return 1.0 if not rows else min(1.0, 2.0 * float(bdtr(min(first, second), rows, 0.5)))
+
+
 def macro(events: ArrayLike, trials: ArrayLike, alpha: ArrayLike = 0.05) -> Interval:
     """The unweighted mean over the last axis of independent rates, with limits from their Wilson intervals.
 
