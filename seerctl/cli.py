@@ -43,6 +43,7 @@ PROBES = {
         "L2-regularised logistic regression, chosen on a validation split.",
     ),
     "suite": ("seerctl.commands.suite:suite", "Many data sets and protocols in one go, resumable, one table."),
+    "compare": ("seerctl.commands.compare:compare", "Models on the same rows: differences, scaling pictures."),
     "retrieval": (
         "seerctl.commands.probes.retrieval:retrieval",
         "Mean average precision: ROxford, RParis, or a column.",

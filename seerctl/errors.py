@@ -50,6 +50,12 @@ class GateFailed(SeerctlError):
     exit_code = ExitCode.GATE
 
 
+class Inconclusive(SeerctlError):
+    """A gate could not tell: nothing surely failed, but something may have."""
+
+    exit_code = ExitCode.INCONCLUSIVE
+
+
 class InputError(SeerctlError):
     """Input that is incomplete, corrupt or empty."""
 

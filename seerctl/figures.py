@@ -23,13 +23,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 Kind = Literal["plain", "pass", "fail", "unsure"]
 Form = Literal["svg", "png"]
+FORMS: tuple[Form, ...] = ("svg", "png")
 
 LIGHT = {
     "ink": "#1b1f24", "muted": "#59626d", "grid": "#d9dee4", "paper": "#ffffff", "band": "#e3ecf6",
@@ -51,6 +53,9 @@ _LINES: list[tuple[str, Any]] = [
     ("plain", (None, None)), ("fail", (6, 2)), ("unsure", (2, 1.5)), ("ink", (7, 2, 1.5, 2)),
     ("pass", (1, 1)), ("muted", (4, 1, 1, 1, 1, 1)),
 ]  # fmt: skip
+_GROUPS = 12  # that `cloud` tells apart: as many colours in as many shapes
+_PALETTE = ("#3f6d9e", "#c8722b", "#1f8a70", "#b01040", "#8a6500", "#7a5ab0")
+_SHAPES = ("o", "^")
 _MARKS: dict[Kind, str] = {"plain": "o", "pass": "o", "fail": "X", "unsure": "D"}
 _WORDS: dict[Kind, str] = {"plain": "", "pass": "passes", "fail": "fails", "unsure": "undecided"}
 _STYLE: dict[Any, Any] = {
@@ -140,10 +145,7 @@ def curves(
     pale around it: spikes stay visible.
     """
     with _style():
-        height = 170.0 + (_KEY if len(series) > 1 else 0)
-        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
-        top = (_KEY if len(series) > 1 else _MARGIN) / height
-        axes = figure.add_axes((0.12, _AXIS / height, 0.86, 1 - top - _AXIS / height), facecolor="none")
+        figure, axes = _plane(170.0, named=len(series) > 1)
         for place, one in enumerate(series):
             colour, dashes = _LINES[place % len(_LINES)]
             steps, mean, low, high = _thinned(one)
@@ -158,19 +160,127 @@ def curves(
             )  # powers would be mathematics, which the page leaves out
             axes.yaxis.set_major_formatter(plain)
             axes.yaxis.set_minor_formatter(plain if _decades(axes) < 1.5 else NullFormatter())
-        axes.tick_params(which="both", colors=LIGHT["muted"], length=0, pad=5, labelsize=FONT - 1)
-        axes.grid(color=LIGHT["grid"], linewidth=0.7)
-        axes.set_axisbelow(True)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        axes.set_xlabel(_clean(below), color=LIGHT["muted"], labelpad=3)
-        axes.set_ylabel(_clean(axis), color=LIGHT["muted"], labelpad=4)
+        _name_axes(axes, below, axis)
         axes.locator_params(axis="x", nbins=6)
-        if len(series) > 1:
-            figure.legend(
-                loc="upper left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderpad=0, borderaxespad=0.2,
-                handletextpad=0.5, columnspacing=1.4, labelcolor=LIGHT["muted"], handlelength=2.2,
-            )  # fmt: skip
+        _names_above(figure, len(series))
+        return _bytes(figure, form)
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A line of `scaling`: values with their limits at rising places, which are positive."""
+
+    name: str
+    places: Sequence[float]
+    values: Sequence[float]
+    low: Sequence[float | None]
+    high: Sequence[float | None]
+
+
+def scaling(
+    trends: Sequence[Trend], *, axis: str = "", below: str = "", line: float | None = None, form: Form = "svg"
+) -> bytes:
+    """Values with their intervals over a logarithmic axis (parameters, images seen), a line each, named above.
+
+    axis: what the values are. below: what the places are. line: a value to compare with. Limits that are None are not
+    drawn.
+    """
+    with _style():
+        figure, axes = _plane(200.0, named=len(trends) > 1)
+        axes.set_xscale("log")
+        for place, one in enumerate(trends):
+            colour, dashes = _LINES[place % len(_LINES)]
+            axes.plot(one.places, one.values, color=LIGHT[colour], linewidth=1.5, dashes=dashes, marker="o",
+                      markersize=5, label=_clean(one.name))  # fmt: skip
+            spans = [[(x, low), (x, high)] for x, low, high in zip(one.places, one.low, one.high, strict=True)
+                     if low is not None and high is not None]  # fmt: skip
+            axes.add_collection(LineCollection(spans, colors=LIGHT[colour], linewidths=1.3), autolim=True)
+        axes.autoscale_view()
+        _counts_below(axes, [place for one in trends for place in one.places])
+        if line is not None:
+            axes.axhline(line, color=LIGHT["muted"], linewidth=1, dashes=(4, 3), zorder=1)
+        _name_axes(axes, below, axis)
+        _names_above(figure, len(trends))
+        return _bytes(figure, form)
+
+
+def confusion(
+    counts: Sequence[Sequence[float]], names: Sequence[str], *, axis: str = "predicted", side: str = "label",
+    form: Form = "svg",
+) -> bytes:  # fmt: skip
+    """Of the rows of each class (from the top) the percentage that was predicted as each (from the left).
+
+    counts: (C, C) rows by label and prediction. Up to 20 classes have their numbers written in; a class without rows
+    stays empty.
+    """
+    with _style():
+        size = len(names)
+        shares = [[100 * cell / sum(row) if sum(row) else math.nan for cell in row] for row in counts]
+        longest = 6.2 * max((len(_clean(name)) for name in names), default=1)
+        margin = min(longest, 130.0) + 26.0
+        cell = min(30.0, (WIDTH - margin - 8) / max(size, 1))
+        height = margin + cell * size + 8
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
+        axes = figure.add_axes(
+            (margin / WIDTH, 8 / height, cell * size / WIDTH, cell * size / height), facecolor="none"
+        )
+        colours = LinearSegmentedColormap.from_list("seerctl", [LIGHT["band"], LIGHT["plain"]])
+        colours.set_bad((0, 0, 0, 0))
+        for row, values in enumerate(shares):
+            for column, value in enumerate(values):
+                if not math.isfinite(value):
+                    continue
+                shade = to_hex(colours(value / 100))
+                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=shade, linewidth=0))
+                if size <= 20 and value >= 0.5:
+                    axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=min(FONT - 2, cell / 2.4),
+                              color="#ffffff" if value > 55 else "#1b1f24")  # fmt: skip
+        axes.set_xlim(-0.5, size - 0.5)
+        axes.set_ylim(size - 0.5, -0.5)
+        axes.xaxis.set_ticks_position("top")
+        axes.xaxis.set_label_position("top")
+        font = max(3.5, min(FONT - 1, cell - 1.5))
+        for ticks, rotation in ((axes.set_xticks, 90), (axes.set_yticks, 0)):
+            ticks(range(size), [_clean(name)[:22] for name in names], rotation=rotation, fontsize=font)
+        axes.tick_params(colors=LIGHT["ink"], length=0, pad=4)
+        _bare(axes)
+        axes.set_xlabel(_clean(axis), color=LIGHT["muted"], labelpad=5)
+        axes.set_ylabel(_clean(side), color=LIGHT["muted"], labelpad=5)
+        return _bytes(figure, form)
+
+
+def cloud(
+    points: Sequence[tuple[float, float]], groups: Sequence[str], *, axes_names: tuple[str, str] = ("", ""),
+    form: Form = "svg",
+) -> bytes:  # fmt: skip
+    """Points in the plane, coloured and shaped by their group; at most twelve groups are told apart, others are grey.
+
+    The groups with most points come first in the key.
+    """
+    with _style():
+        order = sorted(dict.fromkeys(groups), key=lambda name: (-list(groups).count(name), name))
+        shown, rest = order[:_GROUPS], set(order[_GROUPS:])
+        rows = -(-(len(shown) + bool(rest)) // 4)
+        height = 330.0 + 17 * rows
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
+        axes = figure.add_axes((0.02, 20 / height, 0.96, 306 / height), facecolor="none")
+        parts = [("others", [p for p, g in zip(points, groups, strict=True) if g in rest])] if rest else []
+        parts += [(name, [p for p, g in zip(points, groups, strict=True) if g == name]) for name in shown]
+        for name, some in parts:
+            place = shown.index(name) if name in shown else None
+            colour = LIGHT["muted"] if place is None else _PALETTE[place % len(_PALETTE)]
+            mark = "." if place is None else _SHAPES[place // len(_PALETTE)]
+            axes.plot([x for x, _ in some], [y for _, y in some], linestyle="none", marker=mark, markersize=4,
+                      markeredgewidth=0, color=colour, alpha=0.75, label=_clean(name)[:18])  # fmt: skip
+        axes.set_xticks([])
+        axes.set_yticks([])
+        _bare(axes)
+        axes.set_xlabel(_clean(axes_names[0]), color=LIGHT["muted"], labelpad=3, fontsize=FONT - 1)
+        axes.set_ylabel(_clean(axes_names[1]), color=LIGHT["muted"], labelpad=3, fontsize=FONT - 1)
+        figure.legend(
+            loc="upper left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderpad=0, borderaxespad=0.2,
+            handletextpad=0.1, columnspacing=1.0, labelcolor=LIGHT["muted"], markerscale=1.6, fontsize=FONT - 1,
+        )  # fmt: skip
         return _bytes(figure, form)
 
 
@@ -221,6 +331,58 @@ def _inline_tag(tag: str, prefix: str, referenced: set[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ drawing
+
+
+def _plane(height: float, *, named: bool) -> tuple[Figure, Axes]:
+    """A figure for lines, with room above for their names."""
+    height += _KEY if named else 0
+    figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
+    top = (_KEY if named else _MARGIN) / height
+    return figure, figure.add_axes((0.12, _AXIS / height, 0.86, 1 - top - _AXIS / height), facecolor="none")
+
+
+def _name_axes(axes: Axes, below: str, axis: str) -> None:
+    axes.tick_params(which="both", colors=LIGHT["muted"], length=0, pad=5, labelsize=FONT - 1)
+    axes.grid(color=LIGHT["grid"], linewidth=0.7)
+    axes.set_axisbelow(True)
+    _bare(axes)
+    axes.set_xlabel(_clean(below), color=LIGHT["muted"], labelpad=3)
+    axes.set_ylabel(_clean(axis), color=LIGHT["muted"], labelpad=4)
+
+
+def _bare(axes: Axes) -> None:
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _names_above(figure: Figure, lines: int) -> None:
+    if lines > 1:
+        figure.legend(
+            loc="upper left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderpad=0, borderaxespad=0.2,
+            handletextpad=0.5, columnspacing=1.4, labelcolor=LIGHT["muted"], handlelength=2.2,
+        )  # fmt: skip
+
+
+def _counts_below(axes: Axes, places: Sequence[float]) -> None:
+    """The places themselves as ticks, as 26 k or 1.3 M, but for those too close to their left neighbour."""
+    chosen: list[float] = []
+    low, high = min(places, default=1.0), max(places, default=1.0)
+    span = math.log(high / low) or 1.0
+    for place in sorted(set(places)):
+        if not chosen or math.log(place / chosen[-1]) / span > 0.11:
+            chosen.append(place)
+    axes.set_xticks(chosen, [short_count(place) for place in chosen])
+    axes.set_xticks([], minor=True)
+    if low == high:
+        axes.set_xlim(low / 2, high * 2)
+
+
+def short_count(number: float) -> str:
+    """A count for people, as 26 k, 1.35 M or 9.32 B."""
+    for size, word in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{word}"
+    return f"{number:g}"
 
 
 def _beside(points: Sequence[Point]) -> bool:

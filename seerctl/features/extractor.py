@@ -37,7 +37,7 @@ from seerctl.features.writer import (
     unfinished_rows,
 )
 from seerctl.files import claim
-from seerctl.model.load import LoadedModel
+from seerctl.model.load import LoadedModel, scale_of
 from seerctl.shards.index import ShardSet
 
 DEFAULT_SIZE = 224
@@ -169,6 +169,7 @@ def _prepare(
     lineage = {
         "made_by": "extract", "seerctl": __version__, "torch": str(torch.__version__), "batch": batch,
         "precision": options.precision, "device": device.type, "sources": {"model": spec, "data": shards.location},
+        **scale_of(model.trunk, model.metadata),
     }  # fmt: skip
     headers = {
         layer: Header(model.name, model.weights_sha256, shards.sha256, str(layer), str(view), lineage,

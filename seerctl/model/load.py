@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,17 @@ class LoadedModel:
     weights_sha256: str
     widths: tuple[int, ...]
     metadata: dict[str, str] = field(default_factory=dict)
+
+
+def scale_of(model: nn.Module, metadata: Mapping[str, str]) -> dict[str, int]:
+    """How large a model is and how much it has seen, as far as is known: `parameters` (of the trunk), `images_seen`
+    (by the run that wrote its file: steps times the batch of its recipe)."""
+    found = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    try:
+        batch = tomllib.loads(metadata["recipe"])["data"]["batch"]
+        return {**found, "images_seen": int(metadata["step"]) * int(batch)}
+    except (KeyError, TypeError, ValueError):  # of another program, or before any step
+        return found
 
 
 def load_model(spec: str) -> LoadedModel:

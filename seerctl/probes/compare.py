@@ -22,10 +22,11 @@ from seerctl import __version__
 from seerctl.errors import GateFailed, Inconclusive, InputError, UsageError, did_you_mean
 from seerctl.files import read_json, sha256_file
 from seerctl.predictions import Predictions, read_predictions
-from seerctl.probes.report import PREDICTIONS, SCHEMA, inputs_of
+from seerctl.probes.report import PREDICTIONS, SCHEMA, inputs_of, value_text
 from seerctl.stats import adjust, mcnemar, newcombe_paired, two_sided_p, z_quantile
 
 COMPARISON = "seerctl.probe-comparison/1"
+AUDIT = "seerctl.audit/1"
 RATES = ("top1", "top5", "mean_per_class")  # that follow from a table of predictions
 _OF_K = re.compile(r".*_k\d+")
 
@@ -54,6 +55,12 @@ class Contestant:
             "model": side.get("model", ""), "layer": side.get("layer", ""), **known,
             "paired": self.table is not None, **({"why": self.why} if self.why else {}),
         }  # fmt: skip
+
+
+def is_audit(path: Path) -> bool:
+    """Whether the JSON at `path` is a report of `seerctl audit`."""
+    report = read_json(path)
+    return isinstance(report, dict) and report.get("schema") == AUDIT and isinstance(report.get("checks"), list)
 
 
 def read_contestant(path: Path) -> Contestant:
@@ -201,7 +208,8 @@ def _of_means(table: Predictions, one: NDArray[np.bool_], two: NDArray[np.bool_]
         for mask in (one & two, two & ~one, one & ~two, ~one & ~two)
     ]
     there = np.sum(cells, axis=0) > 0
-    interval = newcombe_paired(*(cell[there] for cell in cells), level)
+    both, gained, lost, neither = (cell[there] for cell in cells)
+    interval = newcombe_paired(both, gained, lost, neither, level)
     value, count = float(interval.value.mean()), int(there.sum())
     low = value - math.sqrt(float(((interval.value - interval.low) ** 2).sum())) / count
     high = value + math.sqrt(float(((interval.high - interval.value) ** 2).sum())) / count
@@ -287,8 +295,6 @@ def markdown(comparison: Mapping[str, Any]) -> str:
 
 
 def _lines(comparison: Mapping[str, Any]) -> Iterator[str]:
-    from seerctl.probes.report import value_text  # noqa: PLC0415
-
     names = list(comparison["models"][0]["metrics"])
     yield "| model | report | " + " | ".join(names) + " |"
     yield "| --- " * (len(names) + 2) + "|"
@@ -296,7 +302,8 @@ def _lines(comparison: Mapping[str, Any]) -> Iterator[str]:
         scores = " | ".join(value_text(model["metrics"][name]) for name in names)
         yield f"| {model['model']} {model['layer']} | {model['report']} | {scores} |"
     yield ""
-    yield f"Against {comparison['models'][0]['report']}; points, intervals that hold together at {100 * (1 - comparison['alpha']):g} %:"
+    level = 100 * (1 - comparison["alpha"])
+    yield f"Against {comparison['models'][0]['report']}, in points; the intervals hold together at {level:g} %:"
     yield ""
     yield "| report | metric | difference | gained / lost rows | p, adjusted |"
     yield "| --- | --- | --- | --- | --- |"

@@ -23,6 +23,7 @@ from seerctl.features.store import FeatureFile
 from seerctl.files import sha256_file
 
 CONTENT = re.compile(rb"[0-9a-f]{16}-[0-9a-f]{8}")  # our keys: their first half names the stored bytes
+SCALE = ("parameters", "images_seen")  # of the model, where its features say so
 MUST_AGREE = {"weights_sha256": "weights_sha256", "layer": "layer", "clean_preprocess": "preprocess"}
 
 log = logging.getLogger("seerctl")
@@ -199,6 +200,7 @@ def origin_of(file: FeatureFile, rows: int) -> dict[str, Any]:
         "dtype": file.dtype, "model": file.header.model, "layer": file.header.layer,
         "weights_sha256": file.header.weights_sha256, "index_sha256": file.header.index_sha256,
         "preprocess": file.header.preprocess,
+        **{name: file.header.lineage[name] for name in SCALE if name in file.header.lineage},
     }  # fmt: skip
 
 
