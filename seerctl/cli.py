@@ -32,7 +32,7 @@ COMMANDS = {
     "audit": ("seerctl.commands.audit:audit", "Judge predictions by group against a policy; a gate for CI."),
     "inspect": ("seerctl.commands.inspect:inspect", "Show what a shard set holds; --verify re-reads every byte."),
     "convert": ("seerctl.commands.convert:convert", "Rewrite a model under another library's names: VISSL, timm, HF."),
-    "report": ("seerctl.commands.report:report", "Draw the curves of training runs as one HTML page."),
+    "report": ("seerctl.commands.report:report", "Draw training runs, or a probe, as one HTML page."),
     "recipes": ("seerctl.commands.recipes:recipes", "List, show and validate training recipes."),
     "completion": ("seerctl.commands.completion:completion", "Print the shell's completion script."),
 }

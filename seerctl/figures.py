@@ -224,7 +224,7 @@ def confusion(
         axes = figure.add_axes(
             (margin / WIDTH, 8 / height, cell * size / WIDTH, cell * size / height), facecolor="none"
         )
-        colours = LinearSegmentedColormap.from_list("seerctl", [LIGHT["band"], LIGHT["plain"]])
+        colours = LinearSegmentedColormap.from_list("seerctl", ["#e4ecf5", "#3e6c9d"])
         colours.set_bad((0, 0, 0, 0))
         for row, values in enumerate(shares):
             for column, value in enumerate(values):
@@ -234,7 +234,7 @@ def confusion(
                 axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=shade, linewidth=0))
                 if size <= 20 and value >= 0.5:
                     axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=min(FONT - 2, cell / 2.4),
-                              color="#ffffff" if value > 55 else "#1b1f24")  # fmt: skip
+                              color="#fefefe" if value > 55 else "#14181c")  # fmt: skip
         axes.set_xlim(-0.5, size - 0.5)
         axes.set_ylim(size - 0.5, -0.5)
         axes.xaxis.set_ticks_position("top")

@@ -131,9 +131,9 @@ def value_text(entry: Mapping[str, Any]) -> str:
 
 def text_table(report: Mapping[str, Any], weakest: int = 3) -> str:
     """The report for people: scores with their 95 % intervals, in percent where they are fractions; weakest classes."""
-    lines = [_headline(report)]
+    lines = [headline(report)]
     width = max(map(len, report["metrics"]))
-    lines += [f"  {name:<{width}}  {value_text(m):>8}  {_limits(m)}" for name, m in report["metrics"].items()]
+    lines += [f"  {name:<{width}}  {value_text(m):>8}  {limits_text(m)}" for name, m in report["metrics"].items()]
     name = "accuracy" if "accuracy" in next(iter(report.get("per_class", [])), {}) else "value"
     rated = [row for row in report.get("per_class", []) if row["n"] and row.get(name) is not None]
     if len(rated) > weakest:
@@ -142,7 +142,7 @@ def text_table(report: Mapping[str, Any], weakest: int = 3) -> str:
     return "\n".join(lines)
 
 
-def _headline(report: Mapping[str, Any]) -> str:
+def headline(report: Mapping[str, Any]) -> str:
     inputs = inputs_of(report)
     facts = [f"{report['classes']} classes"] if "classes" in report else []
     facts += [f"{entry['rows']:,} {role}" for role, entry in inputs.items()]
@@ -152,7 +152,7 @@ def _headline(report: Mapping[str, Any]) -> str:
     return f"{report['protocol']}{about}: {', '.join(facts)}"
 
 
-def _limits(entry: Mapping[str, Any]) -> str:
+def limits_text(entry: Mapping[str, Any]) -> str:
     if entry["low"] is None or entry["high"] is None:
         return "no interval"
     if "unit" in entry:
