@@ -14,8 +14,8 @@ from seerctl.options import SeerCommand, output_format, output_path, overwrite
 
 
 @click.command(cls=SeerCommand, examples=[
-    "seerctl probe compare knn.json another.json",
-    "seerctl probe compare knn.json another.json audit/report.json another-audit/report.json --x params -o compared/",
+    "seerctl probe compare knn.json linear.json",
+    "seerctl probe compare knn.json linear.json --x params -o compared/",
 ])  # fmt: skip
 @click.argument("reports", nargs=-1, required=True, metavar="REPORT...", type=click.Path(path_type=Path))
 @click.option(
@@ -45,6 +45,14 @@ def compare(
     Reports whose predictions were written (--predictions) are paired by key: Newcombe's paired interval, McNemar's
     exact test. Others are compared by their intervals, which finds less. Reports of 'audit' on the same predictions may
     be named too, anywhere: their gaps are drawn.
+
+    \b
+    How accuracy and gaps grow with size:
+      for m in small middle large; do
+        seerctl probe linear --train $m-train.h5 --test $m-test.h5 --target label -o $m.json --predictions $m.csv
+        seerctl audit --fairness --predictions $m.csv --groups gender -o $m-audit/
+      done
+      seerctl probe compare {small,middle,large}.json {small,middle,large}-audit/report.json --x params -o scaling/
     """
     from seerctl.probes.compare import check_worse, is_audit, markdown, read_contestant
     from seerctl.probes.compare import compare as run
