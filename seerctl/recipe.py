@@ -243,7 +243,8 @@ class WatchConfig:
 
     Where `--knn` names a labelled set, every `knn_every` steps and at the end: the class in the column `knn_target` of
     up to `knn_queries` images by their `knn_k` nearest among up to `knn_bank` others (cosine, T = 0.07). That costs one
-    forward pass of each of these images, as `--predict` looks at them.
+    forward pass of each of these images, as `--predict` looks at them. `tensorboard`: the run directory also gets event
+    files of what metrics.jsonl says.
     """
 
     knn_every: int = 1000
@@ -251,6 +252,7 @@ class WatchConfig:
     knn_k: int = 20
     knn_bank: int = 10000
     knn_queries: int = 2000
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         _require(self.knn_every >= 1, "knn_every must be at least 1")

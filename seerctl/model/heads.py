@@ -86,7 +86,7 @@ class SwAVModel(nn.Module):
 
     def forward(self, crops: Tensor, spans: Sequence[tuple[int, int]] | None = None) -> Prediction:
         """Crops (N, 3, S, S) of one size, or padded to it (`spans`: see `Trunk.pooled`) -> their `Prediction`."""
-        with torch.autocast(crops.device.type, self.autocast, enabled=self.autocast is not None):
+        with torch.autocast(crops.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             features = self.trunk(crops) if spans is None else self.trunk.pooled(crops, spans)
             prediction: Prediction = self.head(features)
         return prediction
@@ -104,7 +104,7 @@ class Classifier(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Images (N, 3, S, S) -> logits (N, C), float32."""
-        with torch.autocast(crops.device.type, self.autocast, enabled=self.autocast is not None):
+        with torch.autocast(crops.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             logits: Tensor = self.head(self.trunk(crops))
         return logits
 

@@ -48,8 +48,10 @@ class Metrics:
             commit(temporary, self.path)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows."""
+        """All rows; none where there is no file yet."""
         with blame(self.path):
+            if not self.path.exists():
+                return []
             return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -59,9 +59,7 @@ def plan_model(recipe: Recipe, world: World, classes: int = 0, *, accelerated: b
         model = assemble(recipe.model, group, synchronised=synchronised, classes=classes)
     if config.activation_checkpointing == "block":
         checkpoint_blocks(model, config.checkpoint_wrapper)
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if computes_in_bf16(world.device) else "fp32"
+    precision = computing_precision(config, world.device)
     # fairscale's checkpoint does not restore a CPU autocast in its recomputation: there, sharding casts instead.
     plain_half = precision != "fp32" and config.activation_checkpointing == "none"
     if world.size == 1 and not accelerated and (precision == "fp32" or plain_half):
@@ -70,6 +68,13 @@ def plan_model(recipe: Recipe, world: World, classes: int = 0, *, accelerated: b
         group_of_one(world.device)
         shard(model, config, world, _DTYPES[precision])
     return model
+
+
+def computing_precision(config: ParallelConfig, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """What the recipe's precision is on `device`."""
+    if config.precision == "auto":
+        return "bf16" if computes_in_bf16(device) else "fp32"
+    return config.precision
 
 
 def assemble(

@@ -43,6 +43,11 @@ class RunDirectory:
         """The log of the run."""
         return Metrics(self.path / "metrics.jsonl")
 
+    @property
+    def board(self) -> Path:
+        """TensorBoard's event files, where they are asked for."""
+        return self.path / "tensorboard"
+
     def make(self) -> None:
         """Make the directory if there is none."""
         if self.path.exists() and not self.path.is_dir():

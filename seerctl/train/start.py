@@ -19,6 +19,7 @@ from seerctl.predictions import write_lineage
 from seerctl.recipe import FROM_INIT, Recipe
 from seerctl.shards.index import ShardSet
 from seerctl.shards.lock import write_lock
+from seerctl.train.board import check_installed
 from seerctl.train.checkpoint import checkpoints, step_of
 from seerctl.train.estimate import check_fits
 from seerctl.train.knn import OnlineKnn
@@ -74,6 +75,8 @@ def train(
     """
     recipe = sized(recipe, init)
     shards, run = ShardSet.open(data), RunDirectory(output)
+    if recipe.watch.tensorboard:
+        check_installed()
     sampling = load_sampling(shards, recipe.data.weights) if recipe.data.weights else None
     with (
         join(recipe.run.device, recipe.parallel.timeout_minutes) as world,

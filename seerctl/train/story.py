@@ -38,6 +38,7 @@ PANELS: dict[str, tuple[str, str, float | None, bool]] = {
     "loss_scale": ("Loss scale", "Of float16 gradients: halved when one overflows.", None, True),
     "lr": ("Learning rate", "As the schedule has it.", None, False),
     "images_per_second": ("Images per second", "Over all ranks, checkpoints left out.", None, False),
+    "mfu": ("Model FLOPs utilisation", "Share of the device's peak that the model's arithmetic takes.", None, False),
     "data_wait": ("Waiting for data", "Share of the time; above a few percent the loader is too slow.", None, False),
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ from seerctl.model.weights import save_weights
 from seerctl.recipe import Recipe, dump
 from seerctl.shards.index import ShardSet
 from seerctl.train import checkpoint
+from seerctl.train.board import Board
 from seerctl.train.data import CropBatch, loader
 from seerctl.train.knn import OnlineKnn
 from seerctl.train.labels import Labels
@@ -34,6 +35,7 @@ from seerctl.train.run import RunDirectory
 from seerctl.train.saver import Saver
 from seerctl.train.scaler import LossScaler
 from seerctl.train.signals import StopSignals
+from seerctl.train.speed import Speed
 from seerctl.train.steps import check_batch, total_steps
 from seerctl.train.world import World
 from seerctl.weighting import Sampling, check_weights
@@ -88,12 +90,14 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, recipe.optim)
         self.objective = build_objective(recipe, world)
         self.scaler = LossScaler(recipe.parallel)
+        self.speed = Speed.of(recipe, world, len(labels.classes) if labels else 0)
         self.step = 0
         self.saver = Saver(run.checkpoints, recipe.checkpoint, world)
         self._clock = Clock()
         self._suspicious = 0
         self._seen = self._damaged = 0  # images of this rank since the start or the resume
         self._resume(init)
+        self.board = Board(run.board, run.metrics.rows()) if recipe.watch.tensorboard and world.first else None
 
     def fit(self) -> None:
         """Train to the last step, then write the weights.
@@ -220,6 +224,7 @@ class Trainer:
             zip(names, self.world.mean(torch.stack([found[name].float() for name in names])).tolist(), strict=True)
         )
         seconds = max(time.perf_counter() - self._clock.started, 1e-9)
+        rate = self._clock.steps * self.recipe.data.batch / seconds
         row: dict[str, Any] = {
             "step": self.step,
             "epoch": batch.epoch,
@@ -227,7 +232,8 @@ class Trainer:
             **derived(self.recipe, values["loss"]),
             **{name: value for name, value in values.items() if name not in ("loss", "damaged")},
             "lr": lr_at(self.step - 1, self.steps, self.peak, self.recipe.schedule),
-            "images_per_second": self._clock.steps * self.recipe.data.batch / seconds,
+            "images_per_second": rate,
+            **self.speed.facts(rate),
             "data_wait": self._clock.waited / seconds,
             **self.scaler.facts(),
             "damaged": round(values["damaged"]),
@@ -236,6 +242,8 @@ class Trainer:
             row |= self.knn.measure(self.model, self.world)
         if self.world.first:
             self.run.metrics.append(row)
+            if self.board is not None:
+                self.board.add(row)
             self._warn_of_collapse(row)
         self._clock = Clock(time.perf_counter())
 
@@ -286,6 +294,8 @@ class Trainer:
 
     def _finish(self) -> None:
         self.saver.wait()
+        if self.board is not None:
+            self.board.close()
         state = whole_state(self.model, self.world)
         if self.world.first:
             save_weights(self.run.weights, state, self._metadata())

@@ -42,7 +42,7 @@ def make_run(path: Path, *, steps: int = 40, healthy: bool = True, done: bool = 
 
 def test_a_page_says_what_the_metrics_say(tmp_path: Path) -> None:
     page = story([make_run(tmp_path / "run")])
-    assert page.count("<figure") == len(PANELS) - 4  # no plain loss beside loss / ln K, no top-1, kNN, scale
+    assert page.count("<figure") == len(PANELS) - 5  # no plain loss beside loss / ln K, no top-1, kNN, scale, MFU
     assert "finished" in page
     assert ">640<" in page  # 40 steps of 16 images
     assert ">130<" in page  # the median speed of the last 20 rows: 121 to 140

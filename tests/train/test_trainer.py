@@ -83,7 +83,7 @@ def test_metrics_say_what_the_contract_says(finished: Path) -> None:
     rows = Metrics(finished / "metrics.jsonl").rows()
     assert set(rows[0]) == {
         "step", "epoch", "loss", "loss_over_ln_k", "prototype_entropy", "feature_std", "gradient_norm", "lr",
-        "images_per_second", "data_wait", "damaged",
+        "images_per_second", "images_per_second_per_device", "data_wait", "damaged",
     }  # fmt: skip
     assert [row["epoch"] for row in rows] == [
         0,
