@@ -6,24 +6,28 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+from click.core import ParameterSource
 
-from seerctl.console import Progress, binary_stdin, say, warn
+from seerctl.commands.upkeep import drop_listed, repair_damaged
+from seerctl.console import Progress, binary_stdin, say
 from seerctl.errors import InputError, RejectLimit, UsageError
 from seerctl.options import SeerCommand, jobs, output_path, overwrite
 
 if TYPE_CHECKING:
+    from seerctl.shards.setwriter import ShardOptions
     from seerctl.shards.writer import ShardReport
 
 EXAMPLES = (
     "seerctl ingest photos/ | seerctl shard -o shards/",
     "seerctl shard stream.tar -o splits/ --maxcount 5000 --split train=0.9,val=0.1 --dedup near",
-    "seerctl shard --drop opted-out.txt -o shards/",
+    "seerctl shard shards/ -o shuffled/ --maxcount 500 --shuffle --seed 1",
+    "seerctl shard --drop opted-out.txt shards/",
+    "seerctl shard --repair shards/ --dry-run",
 )
 NEAR = 4  # `duplicates.DISTANCE`, without the numpy that importing it would take
-_SHOWN = 20  # entries of a list that name nothing
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
@@ -40,81 +44,78 @@ class ByteSize(click.ParamType[int]):
 
 
 @click.command(cls=SeerCommand, examples=EXAMPLES)
-@click.argument("streams_", nargs=-1, type=str, metavar="[STREAM...]")
-@output_path("Directory of the shard set, or of its splits.")
+@click.argument("streams_", nargs=-1, type=str, metavar="[STREAM|SET...]")
+@output_path("Directory of the shard set, or of its splits.", required=False)
 @click.option("--prefix", default="shard", help="Shards are called PREFIX-000000.tar and so on.")
 @click.option("--maxcount", type=click.IntRange(min=1), default=10_000, help="Most samples in a shard.")
 @click.option("--maxsize", type=ByteSize(), default="1G", metavar="BYTES", help="Most bytes in a shard (500M, 1GiB).")
-@click.option(
-    "--split",
-    default=None,
-    metavar="NAME=F,...",
-    help="Deal samples by their content into sets DIR/NAME, such as train=0.9,val=0.1.",
-)
-@click.option(
-    "--streams",
-    type=click.IntRange(min=1),
-    default=None,
-    help="How many streams have to come: notices one that is missing whole.",
-)
-@click.option(
-    "--dedup",
-    type=click.Choice(["near"]),
-    default=None,
-    help="Leave out pictures that look like an earlier one (also in another split), and list them in duplicates.jsonl.",
-)
+@click.option("--split", default=None, metavar="NAME=F,...",
+              help="Deal samples by their content into sets DIR/NAME, such as train=0.9,val=0.1.")  # fmt: skip
+@click.option("--streams", type=click.IntRange(min=1), default=None,
+              help="How many streams have to come: notices one that is missing whole.")  # fmt: skip
+@click.option("--shuffle", is_flag=True, help="Order the samples at random: by seed and key, however they come.")
+@click.option("--seed", type=int, default=0, help="Of --shuffle: the same seed and samples give the same order.")
+@click.option("--shuffle-memory", type=ByteSize(), default="1G", metavar="BYTES",
+              help="Of --shuffle: samples held in memory; what is more goes through files in the output.")  # fmt: skip
+@click.option("--dedup", type=click.Choice(["near"]), default=None,
+              help="Leave out pictures that look like an earlier one (also in another split), and list them in "
+                   "duplicates.jsonl.")  # fmt: skip
 @jobs
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="FILE",
-    help="Sample weights ('audit --balance') to become the column 'weight', for 'pretrain --set data.weights=weight'.",
-)
-@click.option(
-    "--drop",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="FILE",
-    help="Remove from the set in DIR the samples that FILE names, one sha256, key or source a line.",
-)
+@click.option("--weights", type=click.Path(path_type=Path), default=None, metavar="FILE",
+              help="Sample weights ('audit --balance') to become the column 'weight', for 'pretrain --set "
+                   "data.weights=weight'.")  # fmt: skip
+@click.option("--energon", is_flag=True,
+              help="Also write .nv-meta/, by which Megatron-Energon reads the set; it is kept up to date.")  # fmt: skip
+@click.option("--drop", type=click.Path(path_type=Path), default=None, metavar="FILE",
+              help="Remove from SET the samples that FILE names, one sha256, key or source a line.")  # fmt: skip
+@click.option("--repair", is_flag=True,
+              help="Make SET whole: rebuild index and offsets, leave out damaged samples, saying which.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Of --repair: say what would be done, and do nothing.")
 @click.option("--append", is_flag=True, help="Go on with the set that is there.")
 @overwrite
-def shard(
-    streams_: tuple[str, ...], output: Path, prefix: str, maxcount: int, maxsize: int, split: str | None,
-    streams: int | None, dedup: str | None, jobs: int | None, weights: Path | None, drop: Path | None, append: bool,
-    overwrite: bool,
-) -> None:  # fmt: skip
-    """Write streams of 'seerctl ingest' into verified WebDataset shards with an index.
+@click.pass_context
+def shard(ctx: click.Context, /, streams_: tuple[str, ...], output: Path | None, **given: Any) -> None:
+    """Write streams of 'seerctl ingest', or shard sets anew, into verified WebDataset shards with an index.
 
     STREAM is a file written by 'ingest -o', or '-'; without one standard input is read. Streams may be concatenated.
+    SET is a directory written before: several are merged, splits stay as they are unless --split deals anew, and every
+    byte is checked on the way.
 
     Nothing appears under its final name before every stream has shown its end marker: an incomplete one leaves
     *.partial files, no index, and exit code 4. A sample that comes twice is kept once.
 
-    With --drop nothing is read from standard input: the shards concerned are written again, the set being whole at any
-    moment. The index keeps the hashes of what went: 'audit --lineage' names models that saw it, --append leaves it out.
+    With --append what comes is added in new shards; with --shuffle too it is shuffled by itself, and what stands stays
+    as it is. To shuffle all of it, name the set as SET and another -o.
+
+    --drop and --repair read no stream and change the set SET (or -o): only the shards concerned are written again, the
+    set being whole at any moment. The index keeps the hashes of what was dropped: 'audit --lineage' names models that
+    saw it, --append leaves it out. What was damaged beyond recovery is listed in the index too.
     """
-    if drop is not None:
-        others = {"STREAM": streams_, "--split": split, "--streams": streams, "--dedup": dedup, "--jobs": jobs,
-                  "--weights": weights, "--append": append, "--overwrite": overwrite}  # fmt: skip
-        clash = next((name for name, value in others.items() if value), None)
-        if clash is not None:
-            raise UsageError(f"shard: --drop takes no {clash}", "Only -o DIR goes with it")
-        _drop(drop, output)
+    upkeep = "--drop" if given["drop"] else "--repair" if given["repair"] else None
+    if given["dry_run"] and upkeep != "--repair":
+        raise UsageError("shard: --dry-run is for --repair", "Leave it out")
+    if upkeep is not None:
+        place = _only_place(ctx, streams_, output, upkeep)
+        if upkeep == "--drop":
+            drop_listed(given["drop"], place)
+        else:
+            repair_damaged(place, dry_run=given["dry_run"])
         return
-    if jobs is not None and dedup is None:
+    if output is None:
+        raise UsageError("shard: where to?", "Name the directory of the set: -o DIR")
+    if given["jobs"] is not None and given["dedup"] is None:
         raise UsageError("shard: --jobs is for looking at pictures", "Pass --dedup near too, or leave it out")
-    from seerctl.shards.setwriter import ShardOptions
-    from seerctl.shards.split import Split
+    for name in ("seed", "shuffle_memory"):
+        if _typed(ctx, name) and not given["shuffle"]:
+            raise UsageError(f"shard: --{name.replace('_', '-')} is for --shuffle", "Pass --shuffle too")
+    from seerctl.shards.reshard import is_set
     from seerctl.shards.writer import write_shards
 
-    options = ShardOptions(
-        prefix, maxcount, maxsize, Split.parse(split) if split else None, streams, append, overwrite,
-        near=NEAR if dedup else None, jobs=jobs, weights=weights,
-    )  # fmt: skip
+    sets = [Path(name) for name in streams_ if is_set(name)]
+    streams = [name for name in streams_ if not is_set(name)]
+    inputs = _open(streams or ["-"]) if streams or not sets else ()
     with Progress("shard", unit="samples") as progress:
-        report = write_shards(_open(streams_ or ("-",)), output, options, progress)
+        report = write_shards(inputs, output, _options(given), progress, sets)
         _summarise(report, progress.rate)
     if report.over_limit:
         raise RejectLimit(
@@ -123,7 +124,41 @@ def shard(
         )
 
 
-def _open(names: tuple[str, ...]) -> Iterator[tuple[str, BinaryIO]]:
+def _typed(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _only_place(ctx: click.Context, names: tuple[str, ...], output: Path | None, upkeep: str) -> Path:
+    """The one set that --drop or --repair is to change, which nothing else goes with."""
+    alone = {"drop", "repair", "dry_run", "output", "streams_"}
+    clash = next((one for one in ctx.command.params if one.name not in alone and one.expose_value
+                  and _typed(ctx, str(one.name))), None)  # fmt: skip
+    if clash is not None:
+        raise UsageError(f"shard: {upkeep} takes no {clash.opts[-1]}", "Only the set goes with it")
+    if _typed(ctx, "drop") and _typed(ctx, "repair"):
+        raise UsageError("shard: --drop and --repair exclude each other", "Repair first, then drop")
+    places = [Path(name) for name in names] + ([output] if output and (not names or _typed(ctx, "output")) else [])
+    if len(places) != 1:
+        raise UsageError(f"shard: {upkeep} changes one set, not {len(places)}", f"seerctl shard {upkeep} ... DIR")
+    return places[0]
+
+
+def _options(given: dict[str, Any]) -> ShardOptions:
+    from seerctl.shards.setwriter import ShardOptions
+    from seerctl.shards.shuffle import Shuffle
+    from seerctl.shards.split import Split
+
+    same = {name: given[name] for name in ("prefix", "maxcount", "maxsize", "streams", "append", "overwrite", "jobs",
+                                           "weights", "energon")}  # fmt: skip
+    return ShardOptions(
+        **same,
+        split=Split.parse(given["split"]) if given["split"] else None,
+        near=NEAR if given["dedup"] else None,
+        shuffle=Shuffle(given["seed"], given["shuffle_memory"]) if given["shuffle"] else None,
+    )
+
+
+def _open(names: list[str]) -> Iterator[tuple[str, BinaryIO]]:
     """Each stream when its turn comes."""
     from seerctl.files import blame
 
@@ -148,22 +183,3 @@ def _summarise(report: ShardReport, rate: float) -> None:
         twice += f", {report.recovered:,} unfinished shards taken up"
     into = f"{report.shards:,} shard{'s' * (report.shards != 1)} in {report.output}{f' ({sets})' if sets else ''}"
     say(f"shard: {report.samples:,} in{twice}; {into}, {report.stored / 1e6:,.1f} MB, {rate:,.0f}/s")
-
-
-def _drop(listed: Path, output: Path) -> None:
-    from seerctl.shards.drop import drop_samples, read_entries
-
-    entries = read_entries(listed)
-    with Progress("shard --drop", unit="samples") as progress:
-        report = drop_samples(output, entries, progress)
-    sets = ", ".join(f"{name} {count:,}" for name, count in report.sets.items() if name and count)
-    if report.unknown:
-        more = f" and {len(report.unknown) - _SHOWN:,} more" if len(report.unknown) > _SHOWN else ""
-        warn(f"shard: {len(report.unknown):,} not in {output}: {', '.join(report.unknown[:_SHOWN])}{more}")
-    if report.twins:
-        warn(f"shard: {report.twins:,} samples of the same bytes from other sources stay: name the sha256 to drop them")
-    before = f", {report.before:,} entries were dropped before" if report.before else ""
-    say(
-        f"shard: {report.samples:,} samples dropped from {output}{f' ({sets})' if sets else ''}; {report.rewritten:,} "
-        f"shards rewritten, {report.removed:,} removed{before}"
-    )

@@ -15,7 +15,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ from typing import Any
 from seerctl import __version__
 from seerctl.errors import InputError
 from seerctl.files import atomic_write, blame, commit, sha256_file, write_json
+from seerctl.shards import energon
 from seerctl.shards.index import INDEX, ShardSet, index_path, parse_sample, split_paths
+from seerctl.shards.jsons import read_metas
 from seerctl.shards.leftovers import DUPLICATES, begin, settle, sweep
 from seerctl.shards.lock import write_lock
 from seerctl.shards.shardfile import ShardFile, aside, idx_path, read_offsets
 from seerctl.shards.summary import Summary
-from seerctl.stream.records import decode_meta
-from seerctl.stream.ustar import BLOCK, padded, parse
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
@@ -252,26 +252,6 @@ def _scan(
     return found, metas
 
 
-def read_metas(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and json of every sample of the shard at `path`, without reading the pictures.
-
-    Raises:
-        InputError: it is missing or damaged there.
-    """
-    offsets = read_offsets(path)
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"{path}: the shard is missing", "Run 'seerctl inspect DIR --verify'") from None
-    with blame(path), file:
-        for start in offsets[:-1]:
-            _, size = parse(os.pread(file.fileno(), BLOCK, start), str(path), start)
-            second = start + BLOCK + padded(size)
-            name, length = parse(os.pread(file.fileno(), BLOCK, second), str(path), second)
-            text = os.pread(file.fileno(), length, second + BLOCK)
-            yield name.removesuffix(".json"), decode_meta(text, f"{path}: {name}")
-
-
 def _record(key: str, meta: dict[str, Any], index_sha256: str) -> dict[str, str]:
     original = {"orig_sha256": meta["orig_sha256"]} if isinstance(meta.get("orig_sha256"), str) else {}
     return {"key": key, "sha256": meta["sha256"], **original, "index_sha256": index_sha256}
@@ -335,6 +315,7 @@ def _replace(directory: Path, fresh: list[ShardFile], superfluous: list[str], in
                 commit(aside(path), path)
         write_json(directory / INDEX, index)
         settle(directory)
+        energon.refresh(directory)
 
 
 def _forget(directory: Path, wanted: _Wanted) -> None:

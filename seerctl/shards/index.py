@@ -26,6 +26,7 @@ from seerctl.stream.ustar import BLOCK, TarError, padded, parse
 INDEX = "index.json"
 KIND = "wids-shard-index-v1"
 SCHEMA = "seer-shards-1"
+_REBUILD = "Try 'seerctl shard --repair DIR', or write the set again"
 _OPEN_SHARDS = 64  # file pairs held open at once, far below the usual limit of 1024 descriptors
 _BOUNDS = struct.Struct("<QQ")
 
@@ -60,6 +61,8 @@ def index_path(where: str | Path) -> Path:
         raise InputError(f"{path}: holds the splits {', '.join(splits)}", f"Name one of them: {min(splits.values())}")
     if path.is_dir() and any(path.glob("*.partial")):
         raise InputError(f"{path}: no shard set, the stream into it broke off", "Run ingest and shard again")
+    if any(path.glob("*.tar.idx")):
+        raise InputError(f"{path}: a shard set without its {INDEX}", f"Rebuild it: seerctl shard --repair {path}")
     raise InputError(f"{path}: not a shard set, it has no {INDEX}", "Make one: seerctl shard -o DIR")
 
 
@@ -81,7 +84,7 @@ def load_index(path: Path) -> tuple[dict[str, Any], str]:
     try:
         index = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})", "Write the set again with 'seerctl shard'") from None
+        raise InputError(f"{path}: not valid JSON ({error})", _REBUILD) from None
     if not isinstance(index, dict) or index.get("__kind__") != KIND or index.get("schema") != SCHEMA:
         raise InputError(f"{path}: not the index of a seerctl shard set", "Write the set with 'seerctl shard'")
     try:
@@ -94,7 +97,7 @@ def load_index(path: Path) -> tuple[dict[str, Any], str]:
     except (KeyError, TypeError):
         sound = False
     if not sound:
-        raise InputError(f"{path}: its entries contradict each other", "Write the set again with 'seerctl shard'")
+        raise InputError(f"{path}: its entries contradict each other", _REBUILD)
     return index, hashlib.sha256(text).hexdigest()
 
 

@@ -27,9 +27,27 @@ def sweep(directory: Path, spared: Collection[str] = ()) -> None:
     settle(directory)
 
 
-def begin(directory: Path, files: Iterable[str]) -> None:
-    """Note, durably, the shards that are about to come or to go: whichever the index does not list will be removed."""
-    write_json(directory / JOURNAL, {"files": sorted(files)})
+def begin(directory: Path, files: Iterable[str], *, fresh: bool = False) -> None:
+    """Note, durably, the shards that are about to come or to go: whichever the index does not list will be removed.
+
+    fresh: they are a new set's, which has no index yet; until it has one they are nothing.
+    """
+    write_json(directory / JOURNAL, {"files": sorted(files), "fresh": fresh})
+
+
+def unborn(directory: Path) -> bool:
+    """Whether a new set was broken off between its first shard and its index."""
+    try:
+        note = json.loads((directory / JOURNAL).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(note, dict) and note.get("fresh") is True and not (directory / INDEX).exists()
+
+
+def forget_unborn(directory: Path) -> None:
+    """Remove the shards of such a set: what they were made from is still there."""
+    if unborn(directory):
+        _remove(directory, _noted(directory / JOURNAL), listed=set())
 
 
 def settle(directory: Path) -> None:
@@ -38,16 +56,23 @@ def settle(directory: Path) -> None:
     if not journal.is_file():
         return
     try:
-        noted = [str(name) for name in json.loads(journal.read_bytes())["files"]]
+        noted = _noted(journal)
         index, _ = load_index(directory / INDEX)
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise InputError(
             f"{journal}: cannot be read ({error})", "Look at the directory, then remove this file"
         ) from None
-    listed = {shard["url"] for shard in index["shardlist"]}
+    _remove(directory, noted, {shard["url"] for shard in index["shardlist"]})
+
+
+def _noted(journal: Path) -> list[str]:
+    return [str(name) for name in json.loads(journal.read_bytes())["files"]]
+
+
+def _remove(directory: Path, noted: Iterable[str], listed: Collection[str]) -> None:
     for name in noted:
         if name not in listed and Path(name).name == name and name.endswith(".tar"):
             (directory / name).unlink(missing_ok=True)
             (directory / f"{name}.idx").unlink(missing_ok=True)
     fsync_directory(directory)
-    journal.unlink()
+    (directory / JOURNAL).unlink()

@@ -15,9 +15,12 @@ from seerctl import __version__
 from seerctl.errors import UsageError
 from seerctl.files import blame, commit, sha256_file, write_json
 from seerctl.shards.index import INDEX, KIND, SCHEMA, ShardSet
-from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, sweep
+from seerctl.shards.jsons import read_metas
+from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, begin, settle, sweep
 from seerctl.shards.pending import Journal, Pending, load_pending
+from seerctl.shards.reshard import SetInput, inherited, left_out
 from seerctl.shards.shardfile import ShardFile, aside, idx_path, read_offsets
+from seerctl.shards.shuffle import HASH, Shuffle, Shuffler
 from seerctl.shards.split import Split
 from seerctl.shards.summary import Summary
 from seerctl.stream.records import Record, StreamEnd, compact
@@ -35,7 +38,8 @@ class ShardOptions:
     """How a set is cut: at most `maxcount` samples and `maxsize` bytes a shard (one sample may be larger).
 
     near: leave out samples whose perceptual hash differs in at most so many bits from one that was kept; `jobs`
-    processes compute the hashes. weights: a file whose sample weights become the column `weight`.
+    processes compute the hashes. weights: a file whose sample weights become the column `weight`. shuffle: the order of
+    what is added; its memory is shared by the splits. energon: write `.nv-meta` too.
     """
 
     prefix: str = "shard"
@@ -48,6 +52,8 @@ class ShardOptions:
     near: int | None = None
     jobs: int | None = None
     weights: Path | None = None
+    shuffle: Shuffle | None = None
+    energon: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.prefix):
@@ -72,8 +78,11 @@ class SetWriter:
     _open: ShardFile | None = None
     left_out: int = 0
     recovered: int = 0  # shards of a run that broke off, among `added`
+    sets: list[SetInput] = field(default_factory=list)  # whose samples come here
+    _carried: int = 0  # near-duplicates that those sets left out
     _before_sha256: str = ""
     _log: BinaryIO | None = None  # of near-duplicates, still `.tmp`
+    _shuffler: Shuffler | None = None
 
     def __post_init__(self) -> None:
         with blame(self.directory):
@@ -81,13 +90,17 @@ class SetWriter:
         weights = None if self.options.weights is None else sha256_file(self.options.weights)
         self._recipe: dict[str, Any] = {"near": self.options.near, "weights": weights}
         self._journal = Journal(self.directory, self._recipe)
+        shuffle, split = self.options.shuffle, self.options.split
+        if shuffle is not None:
+            memory = shuffle.memory // (len(split.names) if split else 1)
+            self._shuffler = Shuffler(self.directory / f"{self.options.prefix}-spill", shuffle.place(), memory)
 
     def resume(self, keys: set[bytes]) -> None:
         """Go on from the set that stands in the directory; its keys are added to `keys`."""
         with ShardSet.open(self.directory) as shards:
             self.before, self._before_sha256 = shards.index, shards.sha256
             self.kept = list(shards.index["shardlist"])
-            self.summary = Summary.from_json(shards.index)
+            self.summary = Summary.from_json(shards.index) if "modes" in shards.index else summary_of(shards)
             keys.update(keys_of(shards))
 
     def use(self, options: Mapping[str, Any]) -> None:
@@ -116,21 +129,34 @@ class SetWriter:
         self.recovered = len(pending.entries)
 
     def add(self, record: Record) -> None:
-        """Append one sample, in a new shard when this one is full."""
+        """Take one sample."""
+        self.summary.add(record.meta)
+        if self._shuffler is None:
+            self._append(record.raw)
+        else:
+            self._shuffler.add(record.key, record.raw)
+
+    def _append(self, raw: bytes) -> None:
+        """Write one sample, in a new shard when this one is full."""
         shard = self._open
         if shard is not None and (
-            shard.count >= self.options.maxcount or shard.size + len(record.raw) + len(END) > self.options.maxsize
+            shard.count >= self.options.maxcount or shard.size + len(raw) + len(END) > self.options.maxsize
         ):
             self._finish_shard()
             shard = None
         if shard is None:
             number = self._first + len(self.added)
             shard = self._open = ShardFile(self.directory / f"{self.options.prefix}-{number:06d}.tar")
-        shard.add(record.raw)
-        self.summary.add(record.meta)
+        shard.add(raw)
 
     def leave_out(self, record: Record, twin: Twin) -> None:
         """Note a sample that is not stored because it looks like one that was."""
+        row = {"key": record.key, "sha256": record.meta["sha256"], "source": record.meta["source"],
+               "of": twin.key, "distance": twin.distance}  # fmt: skip
+        self._note(compact(row) + b"\n")
+        self.left_out += 1
+
+    def _note(self, line: bytes) -> None:
         path = self.directory / DUPLICATES
         with blame(path):
             if self._log is None:
@@ -138,10 +164,16 @@ class SetWriter:
                 if self.before and path.is_file():  # not what a run wrote that was killed before its index
                     told = self.before.get("near_duplicates", {}).get("left_out", 0)
                     self._log.writelines(path.read_bytes().splitlines(keepends=True)[:told])
-            row = {"key": record.key, "sha256": record.meta["sha256"], "source": record.meta["source"],
-                   "of": twin.key, "distance": twin.distance}  # fmt: skip
-            self._log.write(compact(row) + b"\n")
-        self.left_out += 1
+            self._log.write(line)
+
+    def inherit(self, one: SetInput) -> None:
+        """Carry over what the index of a set says whose samples come, and its list of near-duplicates."""
+        self.sets.append(one)
+        split = self.options.split
+        for key, line in left_out(one):
+            if split is None or split.kept or split.choose(key) == self.name:
+                self._note(line)
+                self._carried += 1
 
     @property
     def _first(self) -> int:
@@ -153,20 +185,33 @@ class SetWriter:
         if self._open is not None:
             self.added.append(self._open.close())
             self._open = None
-            self._journal.add(self.added[-1])
+            if self._continuable:
+                self._journal.add(self.added[-1])
+
+    @property
+    def _continuable(self) -> bool:
+        """Whether a run that breaks off can be gone on from: what is shuffled or read from sets starts again."""
+        return self._shuffler is None and not self.sets
 
     def finish(self) -> None:
-        """Make the last shard whole."""
+        """Write what is still to be ordered, and make the last shard whole."""
+        if self._shuffler is not None:
+            for raw in self._shuffler.drain():
+                self._append(raw)
         self._finish_shard()
 
     def publish(self, ends: list[StreamEnd], duplicates: int) -> None:
         """Rename every shard to its final name and write the index, the last thing to appear."""
+        if not self._continuable:  # a kill on the way leaves shards that no index lists: the next run removes them
+            begin(self.directory, (entry["url"] for entry in self.added), fresh=not self.before)
         for entry in self.added:
             shard = self.directory / entry["url"]
             for path in (shard, idx_path(shard)):
                 commit(aside(path), path)
         self._publish_log()
         write_json(self.directory / INDEX, self._index(ends, duplicates))
+        if not self._continuable:
+            settle(self.directory)
         self._journal.close(remove=True)
 
     def _publish_log(self) -> None:
@@ -184,7 +229,8 @@ class SetWriter:
         rejects = Counter(self.before.get("rejects", {}))
         for end in ends:
             rejects.update(end.rejects)
-        split = {"split": {"name": self.name, "shares": self.options.split.text}} if self.options.split else {}
+        dealt = self.options.split
+        split = {"split": {"name": self.name, "shares": dealt.text}} if dealt and dealt.text else {}
         streams = [
             {"sha256": end.sha256, "samples": end.samples, "bytes": end.stored, "version": end.start["version"],
              "options": end.start["options"]}
@@ -196,7 +242,7 @@ class SetWriter:
             lineage = {**lineage, "recovered": lineage.get("recovered", 0) + samples}
         step = [{"index_sha256": self._before_sha256, "by": "append"}] if self.before else []
         history = lineage.get("history", []) + step
-        return {
+        index = {
             "__kind__": KIND,
             "wids_version": 1,
             "schema": SCHEMA,
@@ -211,20 +257,35 @@ class SetWriter:
             "duplicates": self.before.get("duplicates", 0) + duplicates,
             **self._dedup(),
             **({"dropped": self.before["dropped"]} if "dropped" in self.before else {}),
+            **self._order(),
             "lineage": {
                 **lineage,
                 "streams": lineage.get("streams", []) + streams,
                 **({"history": history} if history else {}),
             },
         }
+        return index | inherited(index, self.sets) if self.sets else index
+
+    def _order(self) -> dict[str, Any]:
+        """How each shuffled run ordered what it added: `seed`, `hash` and how many samples."""
+        told = list(self.before.get("shuffled", []))
+        if self.options.shuffle is not None:
+            count = sum(entry["nsamples"] for entry in self.added)
+            told.append({"seed": self.options.shuffle.seed, "hash": HASH, "samples": count})
+        return {"shuffled": told} if told else {}
 
     def _dedup(self) -> dict[str, Any]:
         """How near-duplicates were found, and how many were left out over all runs."""
-        before = self.before.get("near_duplicates")
-        if self.options.near is None:
-            return {"near_duplicates": before} if before else {}
-        count = (before or {}).get("left_out", 0) + self.left_out
-        return {"near_duplicates": {"hash": HASH_VERSION, "distance": self.options.near, "left_out": count}}
+        told = [self.before, *(one.index for one in self.sets)]
+        before = [index["near_duplicates"] for index in told if index.get("near_duplicates")]
+        if self.options.near is not None:
+            how = {"hash": HASH_VERSION, "distance": self.options.near}
+        elif before:
+            how = before[0]
+        else:
+            return {}
+        count = self.before.get("near_duplicates", {}).get("left_out", 0) + self._carried + self.left_out
+        return {"near_duplicates": {**how, "left_out": count}}
 
     def abandon(self) -> None:
         """Leave what came as `.partial`: nothing of it is ever taken for a set."""
@@ -251,6 +312,15 @@ class SetWriter:
         """Remove what an earlier, failed run left behind, but for its whole shards: a stream may go on from them."""
         pending = self.pending()
         sweep(self.directory, pending.files() if pending else ())
+
+
+def summary_of(shards: ShardSet) -> Summary:
+    """The summary of a set counted anew, from the json of its samples."""
+    summary = Summary()
+    for entry in shards.index["shardlist"]:
+        for _, meta in read_metas(shards.path.parent / entry["url"]):
+            summary.add(meta)
+    return summary
 
 
 def keys_of(shards: ShardSet) -> Iterator[bytes]:

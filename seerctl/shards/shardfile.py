@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seerctl.errors import InputError
-from seerctl.files import blame, environment_fault
+from seerctl.files import atomic_write, blame, environment_fault
 from seerctl.stream.ustar import END
 
 
@@ -47,6 +47,20 @@ def decode_offsets(data: bytes) -> array.array[int]:
     return offsets
 
 
+def write_offsets(shard: Path, offsets: array.array[int]) -> None:
+    """Write the offsets beside a shard, whole or not at all."""
+    with atomic_write(idx_path(shard)) as file:
+        file.write(_packed(offsets))
+
+
+def _packed(offsets: array.array[int]) -> bytes:
+    """Little-endian, whatever the machine."""
+    copy = offsets[:]
+    if sys.byteorder == "big":
+        copy.byteswap()
+    return copy.tobytes()
+
+
 class ShardFile:
     """One shard and its offsets while they are `.tmp`."""
 
@@ -77,13 +91,11 @@ class ShardFile:
     def close(self) -> dict[str, Any]:
         """End the tar, write the offsets, make both durable; the shard's entry in the index."""
         self._hash.update(END)
-        if sys.byteorder == "big":
-            self._offsets.byteswap()
         with blame(self.final):
             self._file.write(END)
             self._sync(self._file)
             with aside(self.idx).open("wb") as idx:
-                idx.write(self._offsets.tobytes())
+                idx.write(_packed(self._offsets))
                 self._sync(idx)
         size = aside(self.final).stat().st_size
         return {"url": self.final.name, "nsamples": self.count, "filesize": size, "sha256": self._hash.hexdigest()}

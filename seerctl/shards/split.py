@@ -15,11 +15,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Named shares of the key space; `bounds` are the upper ends, in 64-bit content hashes, of all but the last."""
+    """Named shares of the key space; `bounds` are the upper ends, in 64-bit content hashes, of all but the last.
+
+    kept: the sets that are read are split already, and each sample stays where it is; `text` may then be empty.
+    """
 
     names: tuple[str, ...]
     bounds: tuple[int, ...]
     text: str
+    kept: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Split:

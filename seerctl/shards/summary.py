@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+SIDES = ("width", "height", "short", "long")
+SHARES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 MAX_VALUES = 1024  # more distinct values than this and a column is listed without them
 
 
@@ -84,19 +89,24 @@ def _text(value: object) -> str:
 
 @dataclass
 class Summary:
-    """Counts over samples. Sides are in pixels as stored, before orientation."""
+    """Counts over samples. `sides`: how many samples have each width, height, short and long side, in pixels as stored,
+    before orientation."""
 
     columns: dict[str, Column] = field(default_factory=dict)
     formats: Counter[str] = field(default_factory=Counter)
-    short_sides: Counter[int] = field(default_factory=Counter)
-    long_sides: Counter[int] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+    sides: dict[str, Counter[int]] = field(default_factory=lambda: {side: Counter() for side in SIDES})
 
     def add(self, meta: Mapping[str, Any]) -> None:
         """Count one sample by its meta."""
         width, height = meta["width"], meta["height"]
         self.formats[meta["format"]] += 1
-        self.short_sides[min(width, height)] += 1
-        self.long_sides[max(width, height)] += 1
+        self.modes[meta["mode"]] += 1
+        sides = self.sides
+        sides["width"][width] += 1
+        sides["height"][height] += 1
+        sides["short"][min(width, height)] += 1
+        sides["long"][max(width, height)] += 1
         for name, value in meta["columns"].items():
             if value is not None:
                 column = self.columns.get(name)
@@ -107,8 +117,9 @@ class Summary:
     def merge(self, other: Summary) -> None:
         """Add what `other` counted."""
         self.formats += other.formats
-        self.short_sides += other.short_sides
-        self.long_sides += other.long_sides
+        self.modes += other.modes
+        for side, counts in other.sides.items():
+            self.sides[side] += counts
         for name, column in other.columns.items():
             if name in self.columns:
                 self.columns[name].merge(column)
@@ -116,38 +127,37 @@ class Summary:
                 self.columns[name] = column
 
     def to_json(self) -> dict[str, Any]:
-        """The keys `columns`, `formats` and `sides` of the index."""
+        """The keys `columns`, `formats`, `modes`, `sides` and `sizes` of the index."""
         return {
             "columns": {name: self.columns[name].to_json() for name in sorted(self.columns)},
             "formats": {name: self.formats[name] for name in sorted(self.formats)},
-            "sides": {
-                "short": {str(side): self.short_sides[side] for side in sorted(self.short_sides)},
-                "long": {str(side): self.long_sides[side] for side in sorted(self.long_sides)},
-            },
+            "modes": {name: self.modes[name] for name in sorted(self.modes)},
+            "sides": {side: _lengths(self.sides[side]) for side in ("short", "long")},
+            "sizes": {side: _lengths(self.sides[side]) for side in ("width", "height")},
         }
 
     @classmethod
     def from_json(cls, index: Mapping[str, Any]) -> Summary:
         """The inverse of `to_json`."""
+        told = {**index["sides"], **index.get("sizes", {})}
         return cls(
             {name: Column.from_json(entry) for name, entry in index["columns"].items()},
             Counter(index["formats"]),
-            Counter({int(side): count for side, count in index["sides"]["short"].items()}),
-            Counter({int(side): count for side, count in index["sides"]["long"].items()}),
+            Counter(index.get("modes", {})),  # not in indexes before modes and sizes were counted
+            {side: Counter({int(length): n for length, n in told.get(side, {}).items()}) for side in SIDES},
         )
 
 
-def spread(sides: Mapping[int, int]) -> tuple[int, float, int]:
-    """(least, median, greatest) of counted sides; at least one is needed."""
-    total = sum(sides.values())
-    middles = [_nth(sides, (total - 1) // 2), _nth(sides, total // 2)]
-    return min(sides), sum(middles) / 2, max(sides)
+def _lengths(counts: Mapping[int, int]) -> dict[str, int]:
+    return {str(length): counts[length] for length in sorted(counts)}
 
 
-def _nth(sides: Mapping[int, int], rank: int) -> int:
-    seen = 0
-    for side in sorted(sides):
-        seen += sides[side]
-        if seen > rank:
-            return side
-    raise ValueError("no sides were counted")
+def quantiles(sides: Mapping[int, int]) -> dict[str, int]:
+    """The quantiles `SHARES` of counted sides, each the least side that such a share of the samples does not exceed; at
+    least one is needed."""
+    lengths = sorted(sides)
+    reached = list(itertools.accumulate(sides[length] for length in lengths))
+    return {
+        name: lengths[bisect.bisect_left(reached, max(1, math.ceil(share * reached[-1])))]
+        for name, share in SHARES.items()
+    }

@@ -10,17 +10,19 @@ import contextlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from seerctl.errors import InputError, UsageError
 from seerctl.files import blame, fsync_directory
+from seerctl.shards import energon
 from seerctl.shards.index import INDEX, ShardSet, load_index
-from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, REPLACED
+from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, REPLACED, forget_unborn
 from seerctl.shards.lock import LOCK, write_lock
+from seerctl.shards.reshard import SetInput, kept_split, open_sets, read_set
 from seerctl.shards.setwriter import SetWriter, ShardOptions, pack_key
 from seerctl.shards.shardfile import idx_path
 from seerctl.stream.reader import IncompleteStreamError, read_streams
@@ -58,17 +60,25 @@ def write_shards(
     output: Path,
     options: ShardOptions,
     progress: Callable[[int], None] | None = None,
+    sets: Sequence[Path] = (),
 ) -> ShardReport:
-    """Write the streams in `inputs` (name, file) into the shard set `output`, or one set per split below it.
+    """Write the shard sets in `sets` and the streams in `inputs` (name, file) into the shard set `output`, or one set
+    per split below it; `sets` that are split already stay so unless the options say otherwise.
 
     Raises:
-        InputError: a stream is incomplete or damaged, or no sample came; what came is kept as `.partial`.
-        UsageError: `output` exists and neither `append` nor `overwrite` is set, or the set there is cut otherwise.
+        InputError: a stream or a set is incomplete or damaged, or no sample came; what came is kept as `.partial`.
+        UsageError: `output` exists and neither `append` nor `overwrite` is set, or the set there is cut otherwise; or
+            `sets` are in `output`, or not split alike.
         EnvironmentFault: disk full, no permission, or another writer in the same directory.
     """
+    opened = open_sets(sets, output)
+    if options.split is None:
+        options = replace(options, split=kept_split(opened, streams=bool(inputs)))
     with blame(output):
         output.mkdir(parents=True, exist_ok=True)
     with write_lock(output):
+        for place in (output, *(path for path in output.iterdir() if path.is_dir())):
+            forget_unborn(place)
         old = _existing(output, options)
         names = options.split.names if options.split else (None,)
         writers = {name: SetWriter(output / (name or ""), options, name) for name in names}
@@ -78,12 +88,14 @@ def write_shards(
                     writer.sweep()
                     if options.append and (writer.directory / INDEX).is_file():
                         dealer.resume(writer)
+                dealer.consume_sets(opened)
                 ends = dealer.consume(inputs)
             if any(writer.added for writer in writers.values()):
                 withdrawn = _withdraw(old)
                 for name, writer in writers.items():
                     writer.publish(ends, dealer.duplicates[name])
                 _remove_stale(withdrawn, writers.values())
+            _side_files(output, old, options)
         except BaseException:
             for writer in writers.values():
                 writer.abandon()
@@ -102,7 +114,7 @@ class _Dealer:
     ) -> None:
         self.writers, self.options, self._progress = writers, options, progress
         self.duplicates: Counter[str | None] = Counter()  # samples left out because their key was known
-        self.refused = 0
+        self.refused = self.samples = 0
         self._keys: set[bytes] = set()
         self._continued: list[str] | None = None  # what the first stream goes on from; None before it
         self._dropped: set[str] = set()
@@ -133,6 +145,20 @@ class _Dealer:
         if self._near is not None:
             with ShardSet.open(writer.directory) as shards:
                 self._near.seed(shards)
+
+    def consume_sets(self, sets: Sequence[SetInput]) -> None:
+        """Deal every sample of shard sets; what was dropped from any of them comes from none."""
+        if sets:
+            self._begin({"options": {}})  # what a broken run left is of no use: no stream goes on from it here
+        self._dropped |= {str(row["sha256"]) for one in sets for row in one.index.get("dropped", [])}
+        split = self.options.split
+        for one in sets:
+            for name, writer in self.writers.items():
+                if split is None or not split.kept or name == one.split:
+                    writer.inherit(one)
+            for item, look in self._items(read_set(one.shards)):
+                if isinstance(item, Record):
+                    self._deal(item, look, one.split)
 
     def consume(self, inputs: Iterable[tuple[str, BinaryIO]]) -> list[StreamEnd]:
         """Deal every sample; the end markers that came."""
@@ -193,9 +219,11 @@ class _Dealer:
     def _items(self, items: Iterable[Record | StreamEnd]) -> Iterable[tuple[Record | StreamEnd, Look | None]]:
         return ((item, None) for item in items) if self._near is None else self._near.look(items)
 
-    def _deal(self, item: Record, look: Look | None) -> None:
+    def _deal(self, item: Record, look: Look | None, origin: str | None = None) -> None:
         self._progress(1)
-        name = self.options.split.choose(item.key) if self.options.split else None
+        self.samples += 1
+        split = self.options.split
+        name = None if split is None else origin if split.kept else split.choose(item.key)
         packed = pack_key(item.key)
         if packed in self._keys:
             self.duplicates[name] += 1
@@ -241,7 +269,7 @@ def _occupied(directory: Path) -> bool:
 
 def _check_continuation(output: Path, indexes: list[Path], options: ShardOptions) -> None:
     wanted = {output / (name or "") / INDEX for name in (options.split.names if options.split else (None,))}
-    text = options.split.text if options.split else None
+    text = (options.split.text or None) if options.split else None
     for path in indexes:
         if path.name == REPLACED:
             raise UsageError(f"{path.parent}: overwriting it was broken off", "Write it again with --overwrite")
@@ -298,6 +326,16 @@ def _listed(index: Path) -> list[str]:
     return []
 
 
+def _side_files(output: Path, replaced: list[Path], options: ShardOptions) -> None:
+    """Write `.nv-meta` where it is asked for, bring it up to date where it is, remove that of a set that is no more."""
+    for place in {index.parent for index in replaced} | {output}:
+        if options.energon and place == output:
+            energon.write_side_files(output)
+        elif replaced:
+            energon.remove(place)
+    energon.refresh(output)
+
+
 def _report(output: Path, dealer: _Dealer, ends: list[StreamEnd]) -> ShardReport:
     writers = dealer.writers
     rejects: Counter[str] = Counter()
@@ -306,7 +344,7 @@ def _report(output: Path, dealer: _Dealer, ends: list[StreamEnd]) -> ShardReport
     entries = [entry for writer in writers.values() for entry in writer.kept + writer.added]
     return ShardReport(
         output=output,
-        samples=sum(end.samples for end in ends),
+        samples=dealer.samples,
         duplicates=dealer.duplicates.total(),
         near=sum(writer.left_out for writer in writers.values()),
         refused=dealer.refused,

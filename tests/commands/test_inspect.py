@@ -22,7 +22,7 @@ def test_a_set_is_described_for_people(seerctl: Run, tmp_path: Path) -> None:
     assert result.exit_code == 0
     lines = dict(line.split("  ", 1) for line in result.stdout.splitlines())
     assert lines["samples"].strip() == "12"
-    assert lines["short side"].strip() == "least 8, median 8, greatest 8 px"
+    assert lines["short side"].strip() == "median 8, half in 8 to 8, 90 % in 8 to 8, all in 8 to 8 px"
     assert lines["column label"].strip() == "string, 12 of them set, 3 values: a 4, b 4, c 4"
     assert "verified" not in lines
 
@@ -43,9 +43,10 @@ def test_damage_is_named_and_ends_with_its_code(seerctl: Run, tmp_path: Path) ->
     path.write_bytes(path.read_bytes().replace(b"0000444", b"0000777", 1))
     result = seerctl("inspect", tmp_path / "set", "--verify", "--output-format", "json")
     assert result.exit_code == ExitCode.INPUT
-    assert "set/shard-000001.tar sample 0: damaged at byte 0: checksum" in result.stderr
+    assert "set/shard-000001.tar sample 0 at byte 0 (" in result.stderr
     found = json.loads(result.stdout)
     assert not found["verified"]
+    assert "damaged at byte 0: checksum" in result.stderr
     assert {fault["file"] for fault in found["damage"]} == {"shard-000001.tar"}
     assert seerctl("inspect", tmp_path / "set").exit_code == 0  # without --verify only the index is read
 

@@ -80,7 +80,7 @@ def test_the_verdict_of_ingest_is_repeated(seerctl: Run, tmp_path: Path) -> None
         ((), stream_of(numbered(range(9)))[:-1024], ExitCode.INPUT, "cut after its end marker"),
         ((), stream_of([]), ExitCode.INPUT, "no sample came"),
         (("nowhere.tar",), b"", ExitCode.INPUT, "nowhere.tar: no such file"),
-        ((".",), b"", ExitCode.INPUT, "no such file"),
+        ((".",), b"", ExitCode.INPUT, "not a shard set"),
         (("--streams", "2"), stream_of(numbered(range(9))), ExitCode.INPUT, "--streams says 2"),
         (("--split", "a=0.5"), b"", ExitCode.USAGE, "sum to 0.5"),
         (("--append", "--overwrite"), b"", ExitCode.USAGE, "exclude each other"),
@@ -196,12 +196,20 @@ def test_samples_are_dropped_on_request(seerctl: Run, streams: list[Path], tmp_p
 
 
 @pytest.mark.parametrize(
-    "more", [("x.tar",), ("--append",), ("--overwrite",), ("--dedup", "near"), ("--split", "a=1"), ("--streams", "2")]
+    "more",
+    [("--append",), ("--overwrite",), ("--dedup", "near"), ("--split", "a=1"), ("--streams", "2"), ("--shuffle",)],
 )
-def test_drop_goes_with_nothing_else(seerctl: Run, tmp_path: Path, more: tuple[str, ...]) -> None:
-    done = seerctl("shard", "--drop", "list.txt", *more, "-o", tmp_path)
+@pytest.mark.parametrize("upkeep", [("--drop", "list.txt"), ("--repair",)])
+def test_upkeep_goes_with_nothing_else(
+    seerctl: Run, tmp_path: Path, upkeep: tuple[str, ...], more: tuple[str, ...]
+) -> None:
+    done = seerctl("shard", *upkeep, *more, "-o", tmp_path)
     assert done.exit_code == ExitCode.USAGE
-    assert "--drop takes no" in done.stderr
+    assert f"{upkeep[0]} takes no {more[0]}" in done.stderr
+    for places in ((), ("a", "b"), ("a", "-o", "b")):
+        done = seerctl("shard", *upkeep, *places)
+        assert done.exit_code == ExitCode.USAGE
+        assert f"{upkeep[0]} changes one set" in done.stderr
 
 
 def test_what_drop_cannot_do_is_said(seerctl: Run, streams: list[Path], tmp_path: Path) -> None:

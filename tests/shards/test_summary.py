@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections import Counter
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seerctl.shards.summary import MAX_VALUES, Summary, spread
+from seerctl.shards.summary import MAX_VALUES, SHARES, Summary, quantiles
 
 VALUES = (
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-2, 2) | st.sampled_from(["a", "b", ""]) | st.just([1])
@@ -19,6 +19,7 @@ METAS = st.lists(
     st.fixed_dictionaries(
         {
             "width": st.integers(1, 9), "height": st.integers(1, 9), "format": st.sampled_from(["JPEG", "PNG"]),
+            "mode": st.sampled_from(["RGB", "L"]),
             "columns": st.dictionaries(st.sampled_from(["x", "y"]), VALUES),
         }
     ),
@@ -46,7 +47,7 @@ def test_parts_add_up(first: list[dict[str, Any]], second: list[dict[str, Any]])
 
 def test_types_are_told_apart() -> None:
     def kind(*values: object) -> str:
-        metas = [{"width": 1, "height": 1, "format": "PNG", "columns": {"x": value}} for value in values]
+        metas = [{"width": 1, "height": 1, "format": "PNG", "mode": "L", "columns": {"x": value}} for value in values]
         return str(counted(metas).to_json()["columns"]["x"]["type"])
 
     assert [kind(True), kind(1), kind(1, 2.5), kind("1"), kind([1])] == [
@@ -57,7 +58,9 @@ def test_types_are_told_apart() -> None:
 
 def test_many_values_are_not_listed() -> None:
     def column(count: int) -> dict[str, Any]:
-        metas = [{"width": 1, "height": 1, "format": "PNG", "columns": {"x": f"{n:05d}"}} for n in range(count)]
+        metas = [
+            {"width": 1, "height": 1, "format": "PNG", "mode": "L", "columns": {"x": f"{n:05d}"}} for n in range(count)
+        ]
         return dict(counted(metas).to_json()["columns"]["x"])
 
     assert len(column(MAX_VALUES)["values"]) == MAX_VALUES
@@ -65,5 +68,13 @@ def test_many_values_are_not_listed() -> None:
 
 
 @given(st.lists(st.integers(1, 50), min_size=1))
-def test_spread_is_least_median_greatest(sides: list[int]) -> None:
-    assert spread(Counter(sides)) == (min(sides), statistics.median(sides), max(sides))
+def test_quantiles_are_those_of_numpy(sides: list[int]) -> None:
+    wanted = np.quantile(sides, list(SHARES.values()), method="inverted_cdf")
+    assert list(quantiles(Counter(sides)).values()) == wanted.tolist()
+    assert tuple(quantiles(Counter(sides))) == ("min", "p5", "p25", "median", "p75", "p95", "max")
+
+
+def test_indexes_without_modes_and_sizes_are_read() -> None:
+    old = counted([{"width": 3, "height": 2, "format": "PNG", "mode": "L", "columns": {}}]).to_json()
+    del old["modes"], old["sizes"]
+    assert Summary.from_json(old).to_json()["sides"] == old["sides"]

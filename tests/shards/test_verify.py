@@ -72,9 +72,10 @@ def test_damage_names_its_sample(tmp_path: Path) -> None:
         raw = (tmp_path / "shard-000000.tar").read_bytes()
         key = shards.read(3).key
     at = raw.index(shards.read(3).image)
+    start = at - ustar.BLOCK
     (tmp_path / "shard-000000.tar").write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
     assert faults(tmp_path) == [
-        f"shard-000000.tar sample 3: the bytes of {key}.jpg are not those of its sha256",
+        f"shard-000000.tar sample 3 at byte {start}: the bytes of {key}.jpg are not those of its sha256",
         "shard-000000.tar: its SHA-256 is not the one in the index",
     ]
 
@@ -111,7 +112,10 @@ def test_describe_counts_what_is_there(tmp_path: Path) -> None:
         found = describe(shards)
         assert found["index_sha256"] == shards.sha256
     assert (found["samples"], found["shards"], found["formats"]) == (10, 3, {"JPEG": 10})
-    assert found["sides"] == {"short": [8, 8.0, 8], "long": [10, 10.0, 10]}
+    assert {name: (of["min"], of["median"], of["max"]) for name, of in found["sides"].items()} == {
+        "width": (8, 8, 8), "height": (10, 10, 10), "short": (8, 8, 8), "long": (10, 10, 10),
+    }  # fmt: skip
+    assert found["modes"] == {"RGB": 10}
     assert found["columns"]["label"]["values"] == {"a": 4, "b": 3, "c": 3}
     assert found["bytes"] == sum(path.stat().st_size for path in tmp_path.glob("*.tar"))
     assert numbered([0])[0][1]["columns"]["even"] is None
