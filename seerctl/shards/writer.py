@@ -149,7 +149,8 @@ class _Dealer:
     def consume_sets(self, sets: Sequence[SetInput]) -> None:
         """Deal every sample of shard sets; what was dropped from any of them comes from none."""
         if sets:
-            self._begin({"options": {}})  # what a broken run left is of no use: no stream goes on from it here
+            self._settle([])  # what a broken run left is of no use: no stream goes on from it here
+            self._continued = []
         self._dropped |= {str(row["sha256"]) for one in sets for row in one.index.get("dropped", [])}
         split = self.options.split
         for one in sets:
