@@ -51,6 +51,10 @@ PROBES = {
     "copies": ("seerctl.commands.probes.copies:copies", "Originals of altered pictures: Copydays."),
     "ood": ("seerctl.commands.probes.ood:ood", "Other distributions: class masks, drops, effective robustness."),
     "geo": ("seerctl.commands.probes.geo:geo", "Where on earth: accuracy at 1, 25, 200, 750 and 2500 km."),
+    "clusters": (
+        "seerctl.commands.probes.clusters:clusters",
+        "Clusters or prototypes against labels: NMI, purity.",
+    ),
 }
 
 

@@ -85,6 +85,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seerctl pretrain --recipe nano --data shards/ -o run/
         for split in train test; do seerctl extract --model run/ --data shards/$split -o $split.h5 --workers 0; done
         seerctl extract --model run/ --data shards/test --corrupt fog:3 -o foggy.h5 --workers 0
+        seerctl extract --model run/ --data shards/train --layer head -o head.h5 --workers 0
         seerctl probe knn --train train.h5 --test test.h5 --target label --k 5 -o knn.json --predictions predictions.csv
         seerctl probe linear --train train.h5 --test test.h5 --target label --l2 1 -o linear.json --predictions l.csv
         cp -r run another-run

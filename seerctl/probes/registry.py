@@ -161,6 +161,19 @@ PROTOCOLS: dict[str, Protocol] = {
             **LOGISTIC,
         },
     ),
+    "clusters": Protocol(
+        summary="clusters or prototypes against labels",
+        load="seerctl.probes.clusters:load_clusters", run="seerctl.probes.clusters:clusters",
+        inputs={"test": Input("features to cluster")},
+        metrics=("nmi", "ami", "ari", "purity", "matched", "use", "dead"),
+        options={
+            "prototypes": Option(str | None, None, "run directory or weights with prototypes", stage="load"),
+            "method": Option(Literal["auto", "kmeans", "prototypes", "scores"], "auto", "how pictures are assigned"),
+            "k": Option(int | None, None, "clusters of k-means; None: as many as classes"),
+            "replicates": Option(int, 500, "samples drawn for the intervals"),
+            "seed": Option(int, 0, "of k-means and the intervals"),
+        },
+    ),
 }  # fmt: skip
 
 
