@@ -14,8 +14,10 @@ import contextlib
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from seerctl.sources.boxes import MAX_STEPS as _MAX_STEPS
+from seerctl.sources.boxes import boxes, heif_items, heif_places
 from seerctl.sources.magic import IMAGE_EXTENSIONS, detect
 
 KINDS: dict[str, str] = {
@@ -32,7 +34,6 @@ KINDS: dict[str, str] = {
 }
 _EMAIL = re.compile(rb"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}([A-Za-z]{2,24})")
 _MAX_BLOCK = 1 << 22  # bytes of one block that are looked at
-_MAX_STEPS = 20_000  # chunks, boxes, segments of one file
 _MAX_TAGS = 4096
 _MAX_TRIES = 2000  # places of one block at which a value is looked for
 _MAX_PICTURES = 16  # in one file, as a phone's MPO holds several
@@ -243,22 +244,6 @@ def _sub_blocks(data: bytes, at: int) -> tuple[bytes, int]:
     return b"".join(pieces), at + 1
 
 
-def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Boxes of ISO media files (AVIF, HEIF, JPEG 2000): name, where the content begins, where it ends."""
-    for _ in range(_MAX_STEPS):
-        if at + 8 > end:
-            return
-        size, name = struct.unpack_from(">I4s", data, at)
-        begin = at + 8
-        if size == 1:
-            size, begin = *struct.unpack_from(">Q", data, at + 8), at + 16
-        stop = end if size == 0 else min(at + size, end)
-        if stop < begin:
-            return
-        yield name, begin, stop
-        at = stop
-
-
 _UUIDS: dict[bytes, str] = {
     bytes.fromhex("be7acfcb97a942e89c71999491e3afac"): "xmp",
     b"JpgTiffExif->JP2": "exif",
@@ -268,7 +253,7 @@ _UUIDS: dict[bytes, str] = {
 
 
 def _jpeg2000(data: bytes, found: set[str]) -> None:
-    for name, begin, end in _boxes(data, 0, len(data)):
+    for name, begin, end in boxes(data, 0, len(data)):
         body = data[begin : min(end, begin + _MAX_BLOCK)]
         if name == b"xml ":
             xmp(body, found)
@@ -282,18 +267,18 @@ def _jpeg2000(data: bytes, found: set[str]) -> None:
 
 def _heif(data: bytes, found: set[str]) -> None:
     """Items of the types Exif and mime (XMP), wherever `iloc` says that they lie."""
-    for name, begin, end in _boxes(data, 0, len(data)):
+    for name, begin, end in boxes(data, 0, len(data)):
         if name == b"meta":
             _heif_meta(data, begin + 4, end, found)
 
 
 def _heif_meta(data: bytes, begin: int, end: int, found: set[str]) -> None:
-    parts = {name: (start, stop) for name, start, stop in _boxes(data, begin, end)}
+    parts = {name: (start, stop) for name, start, stop in boxes(data, begin, end)}
     if b"iinf" not in parts or b"iloc" not in parts:
         return
-    items = _heif_items(data, *parts[b"iinf"])
+    items = heif_items(data, *parts[b"iinf"])
     base = parts.get(b"idat", (0, 0))[0]
-    for item, extents in _heif_places(data, *parts[b"iloc"]):
+    for item, extents in heif_places(data, *parts[b"iloc"]):
         kind = items.get(item)
         if kind is None:
             continue
@@ -305,47 +290,6 @@ def _heif_meta(data: bytes, begin: int, end: int, found: set[str]) -> None:
             exif(block[4 + int.from_bytes(block[:4], "big") :].removeprefix(_EXIF_HEAD), found)
         elif kind == b"mime":
             xmp(block, found)
-
-
-def _heif_items(data: bytes, begin: int, end: int) -> dict[int, bytes]:
-    """Item numbers of type Exif or mime."""
-    wide = data[begin] > 0
-    items: dict[int, bytes] = {}
-    for name, start, _ in _boxes(data, begin + (8 if wide else 6), end):
-        version = data[start]
-        if name == b"infe" and version >= 2:
-            number, kind = struct.unpack_from(">IH4s" if version > 2 else ">HH4s", data, start + 4)[::2]
-            if kind in (b"Exif", b"mime"):
-                items[number] = kind
-    return items
-
-
-def _heif_places(data: bytes, begin: int, end: int) -> Iterator[tuple[int, list[tuple[bool, int, int]]]]:
-    """(item, extents as (inside idat, offset, length))."""
-    version = data[begin]
-    sizes = struct.unpack_from(">H", data, begin + 4)[0]
-    of_offset, of_length, of_base, of_index = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
-    at = begin + 6
-
-    def take(size: int) -> int:
-        nonlocal at
-        at += size
-        if at > end:
-            raise IndexError(at)
-        return int.from_bytes(data[at - size : at], "big")
-
-    for _ in range(min(take(4 if version > 1 else 2), _MAX_STEPS)):
-        item = take(4 if version > 1 else 2)
-        method = take(2) & 15 if version > 0 else 0
-        take(2)
-        base = take(of_base)
-        extents = []
-        for _ in range(min(take(2), _MAX_STEPS)):
-            if version > 0:
-                take(of_index)
-            offset = take(of_offset)
-            extents.append((method == 1, base + offset, take(of_length)))
-        yield item, extents[:256]
 
 
 def _tiff(data: bytes, found: set[str]) -> None:

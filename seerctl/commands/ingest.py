@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 import click
 
 from seerctl.commands.fetchoptions import retry, url_column, web
-from seerctl.commands.ingestoptions import checks, limits
+from seerctl.commands.ingestoptions import checks, limits, plan
 from seerctl.console import Progress, binary_stdin, binary_stdout, say
 from seerctl.errors import RejectLimit, UsageError
 from seerctl.options import SeerCommand, jobs, overwrite
@@ -20,6 +20,8 @@ from seerctl.options import SeerCommand, jobs, overwrite
 if TYPE_CHECKING:
     from seerctl.sources.check import CheckOptions
     from seerctl.sources.ingest import IngestReport
+    from seerctl.sources.selection import SelectionOptions
+    from seerctl.sources.transform import Treatment
     from seerctl.sources.web.options import WebOptions
     from seerctl.sources.worker import Limits
 
@@ -56,13 +58,20 @@ EXAMPLES = (
 @url_column
 @checks
 @limits
+@plan
+@click.option(
+    "--dedup",
+    type=click.Choice(["exact"]),
+    default=None,
+    help="Leave out pictures whose bytes came before, and list them.",
+)
 @web
 @retry
 @overwrite
 def ingest(
     sources: tuple[str, ...], output: str, jobs: int | None, check: CheckOptions, limits: Limits, rejects: str | None,
-    max_reject_rate: float, labels: bool, path_column: str | None, url_column: str | None, null: bool, web: WebOptions,
-    retry: Path | None, overwrite: bool,
+    max_reject_rate: float, labels: bool, path_column: str | None, url_column: str | None, null: bool,
+    plan: tuple[SelectionOptions, Treatment], dedup: str | None, web: WebOptions, retry: Path | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Check images from any source and write them as one tar stream.
 
@@ -94,11 +103,14 @@ def ingest(
         check=check,
         limits=limits,
         web=replace(web, max_bytes=check.max_bytes),
+        selection=plan[0],
+        treatment=plan[1],
+        dedup=dedup is not None,
         max_reject_rate=max_reject_rate,
     )
     wanted = _wanted(retry, rejects, options.web)
     stdin = binary_stdin("seerctl ingest -") if STDIN in sources else None
-    with _output(output, overwrite) as file, _ledger(rejects) as ledger, Progress("ingest") as progress:
+    with _output(output, overwrite) as file, _ledger(rejects, plan[0].known) as ledger, Progress("ingest") as progress:
         report = run(sources, file, options, stdin=stdin, rejects=ledger, progress=progress, wanted=wanted)
         _summarise(report, progress.rate)
     if report.over_limit:
@@ -136,16 +148,16 @@ def _output(output: str, overwrite: bool) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _ledger(rejects: str | None) -> Iterator[TextIO | None]:
+def _ledger(rejects: str | None, known: tuple[str, ...]) -> Iterator[TextIO | None]:
     """Where rejects are listed; each line is there as soon as it is known, also when the run dies."""
-    from seerctl.files import blame
+    from seerctl.sources.ledger import is_known, open_ledger
 
     if rejects is None:
         yield None
     elif rejects == "-":
         yield sys.stderr
     else:
-        with blame(rejects), Path(rejects).open("w", encoding="utf-8", buffering=1) as file:
+        with open_ledger(Path(rejects), go_on=is_known(Path(rejects), known)) as file:
             yield file
 
 
@@ -158,7 +170,8 @@ def _summarise(report: IngestReport, rate: float) -> None:
     rejected = f", {report.rejected:,} rejected ({_listed(faults)})" if faults else ", none rejected"
     excluded = f", {sum(asked.values()):,} left out ({_listed(asked)})" if asked else ""
     ignored = f", {others:,} other files ignored" if others else ""
-    counts = f"{report.candidates:,} in, {report.samples:,} out{rejected}{excluded}{ignored}"
+    skipped = f", {report.skipped:,} known" if report.skipped else ""
+    counts = f"{report.candidates:,} in, {report.samples:,} out{rejected}{excluded}{ignored}{skipped}"
     say(f"ingest: {counts}; {report.stored / 1e6:,.1f} MB, {rate:,.0f}/s")
 
 

@@ -12,6 +12,7 @@ from seerctl.files import fsync_directory, write_json
 from seerctl.shards.index import INDEX, load_index
 
 DUPLICATES = "duplicates.jsonl"  # beside an index: what was left out as near-duplicates, and of what
+REJECTS = "rejects.jsonl"  # beside an index, if ingest --rejects was told so: `ingest --skip-known DIR` reads it
 REPLACED = "index.json.replaced"  # an index while the set it names is being overwritten
 JOURNAL = ".seerctl.drop.json"  # the files that a drop makes and those that it makes superfluous
 LEFTOVER = re.compile(

@@ -8,6 +8,7 @@ removed.
 
 from __future__ import annotations
 
+import array
 import hashlib
 import itertools
 import json
@@ -44,12 +45,32 @@ class Pending:
     @property
     def token(self) -> str:
         """What a stream says that goes on from exactly these shards."""
-        return hashlib.sha256(b"\n".join(self.lines())).hexdigest()
+        return self.tokens()[-1]
 
     @property
     def samples(self) -> int:
         """Samples in all its shards."""
         return sum(entry["nsamples"] for entry in self.entries)
+
+    def tokens(self) -> list[str]:
+        """The tokens of its first shards, of one more, and so on to all of them."""
+        lines, digest, tokens = self.lines(), hashlib.sha256(), []
+        for line in lines:
+            digest.update(line + b"\n")
+            tokens.append(digest.hexdigest())
+        return tokens[len(lines) - len(self.entries) :]
+
+    def opened(self, entry: Mapping[str, Any]) -> tuple[Path, array.array[int]]:
+        """Where a shard lies now, and its offsets.
+
+        Raises:
+            InputError: it is gone.
+        """
+        path, idx = _place(self.directory / entry["url"]), _place(idx_path(self.directory / entry["url"]))
+        if path is None or idx is None:
+            raise InputError(f"{self.directory / entry['url']}: went away", "Run ingest and shard again")
+        with blame(idx):
+            return path, decode_offsets(idx.read_bytes())
 
     def lines(self) -> list[bytes]:
         """The journal that says this, line by line."""
@@ -63,12 +84,9 @@ class Pending:
         Raises:
             InputError: they are not.
         """
-        path, idx = _place(self.directory / entry["url"]), _place(idx_path(self.directory / entry["url"]))
-        if path is None or idx is None:
-            raise InputError(f"{self.directory / entry['url']}: went away", "Run ingest and shard again")
+        path, offsets = self.opened(entry)
         digest = hashlib.sha256()
         with blame(path), path.open("rb") as file:
-            offsets = decode_offsets(idx.read_bytes())
             for start, end in itertools.pairwise(offsets):
                 raw = os.pread(file.fileno(), end - start, start)
                 digest.update(raw)

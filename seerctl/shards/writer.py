@@ -20,7 +20,7 @@ from seerctl.errors import InputError, UsageError
 from seerctl.files import blame, fsync_directory
 from seerctl.shards import energon
 from seerctl.shards.index import INDEX, ShardSet, load_index
-from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, REPLACED, forget_unborn
+from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, REJECTS, REPLACED, forget_unborn
 from seerctl.shards.lock import LOCK, write_lock
 from seerctl.shards.reshard import SetInput, kept_split, open_sets, read_set
 from seerctl.shards.setwriter import SetWriter, ShardOptions, pack_key
@@ -192,10 +192,15 @@ class _Dealer:
         if self._continued is None:
             self._settle(claimed)
             self._continued = claimed
-        elif claimed not in ([], self._continued):
+        elif claimed != self._continued and not self._comes(claimed):
             raise InputError("the streams go on from different shards", "Write them into sets of their own")
         for writer in self.writers.values():
             writer.use(options)
+
+    def _comes(self, claimed: list[str]) -> bool:
+        """Whether what a later stream goes on from is part of what is being written, as of an `ingest` begun since."""
+        pending = (writer.pending() for writer in self.writers.values())
+        return {token for one in pending if one is not None for token in one.tokens()}.issuperset(claimed)
 
     def _settle(self, claimed: list[str]) -> None:
         """Take up the shards that a broken run left whole, if they are what the stream goes on from, or remove them."""
@@ -263,7 +268,7 @@ def _occupied(directory: Path) -> bool:
         if path.is_dir() and not path.is_symlink():
             if _occupied(path):
                 return True
-        elif path.name != LOCK and not LEFTOVER.fullmatch(path.name):
+        elif path.name not in (LOCK, REJECTS) and not LEFTOVER.fullmatch(path.name):
             return True
     return False
 

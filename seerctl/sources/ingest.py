@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TextIO
 
 from seerctl.errors import InputError
 from seerctl.sources.check import CheckOptions
+from seerctl.sources.exact import ExactFilter
 from seerctl.sources.expand import expand
 from seerctl.sources.item import Item
+from seerctl.sources.known import KnownSources
 from seerctl.sources.options import SourceOptions
 from seerctl.sources.places import places
 from seerctl.sources.pool import Pool
+from seerctl.sources.selection import Selection, SelectionOptions
+from seerctl.sources.transform import Treatment
+from seerctl.sources.userfilter import require_filter
 from seerctl.sources.web.client import Web
 from seerctl.sources.web.options import WebOptions
 from seerctl.sources.worker import Limits
@@ -31,11 +37,23 @@ class IngestOptions:
     check: CheckOptions = field(default_factory=CheckOptions)
     limits: Limits = field(default_factory=Limits)
     web: WebOptions = field(default_factory=WebOptions)
+    selection: SelectionOptions = field(default_factory=SelectionOptions)
+    treatment: Treatment = field(default_factory=Treatment)
+    dedup: bool = False
     max_reject_rate: float = 0.10
 
     def recorded(self) -> dict[str, Any]:
         """The options that change the bytes of a stream, for its start marker."""
-        return {**self.check.recorded(), "labels": self.sources.labels, "opt_outs": self.web.opt_outs}
+        where = [condition.text for condition in (*self.selection.where, *self.treatment.where)]
+        return {
+            **self.check.recorded(),
+            "labels": self.sources.labels,
+            "opt_outs": self.web.opt_outs,
+            **self.selection.recorded(),
+            **self.treatment.recorded(),
+            **({"where": where} if where else {}),
+            **({"dedup": "exact"} if self.dedup else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +65,7 @@ class IngestReport:
     rejects: dict[str, int]
     rejected: int
     over_limit: bool
+    skipped: int = 0  # sources that were known (`--skip-known`)
 
     @property
     def candidates(self) -> int:
@@ -74,27 +93,49 @@ def ingest(
         InputError: an argument is missing, an archive is damaged, or no image came through. The stream is then without
             its end marker, so nothing that reads it takes it for whole.
     """
+    for name in options.treatment.filters:
+        require_filter(name)
     found = places(arguments)
+    recorded = options.recorded()
     counts: Counter[str] = Counter()
-    with Pool(options.jobs, options.check, options.limits) as pool, Web(options.web) as web:
-        writer = StreamWriter(output, options.recorded())
-        items = expand(found, stdin, options.sources, options.check, web.open)
-        if wanted is not None:
-            items = (item for item in items if wanted(item.source))
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(Pool(options.jobs, options.check, options.limits, options.treatment))
+        web = stack.enter_context(Web(options.web))
+        exact = stack.enter_context(contextlib.closing(ExactFilter())) if options.dedup else None
+        known = _known(options, recorded, exact, stack)
+        selection = Selection(options.selection, known, wanted)
+        writer = StreamWriter(output, recorded, known.tokens if known is not None else ())
+        items = selection.apply(expand(found, stdin, options.sources, options.check, web.open))
         for outcome in pool.run(web.fetched(items)):
-            writer.write(outcome.raw, outcome.digests)
-            _note(outcome.rejects, counts, rejects)
+            one = outcome if exact is None else exact.apply(outcome)
+            writer.write(one.raw, one.digests)
+            _note(one.rejects, counts, rejects)
             if progress is not None:
-                progress(outcome.items)
+                progress(one.items)
+    if not writer.samples and not selection.passed_over:
+        raise _nothing(arguments, counts, selection)
     rejected = rejected_of(counts)
-    if not writer.samples:
-        where = ", ".join(arguments)
-        if not counts:
-            raise InputError(f"{where}: there is no file in it", "Name a place that holds images")
-        raise InputError(f"{where}: no image came through ({_reasons(counts)})", "See why: --rejects -")
     over = rejected > options.max_reject_rate * (writer.samples + rejected)
     end = writer.finish(+counts, over_limit=over)
-    return IngestReport(end.samples, end.stored, end.rejects, end.rejected, over)
+    return IngestReport(end.samples, end.stored, end.rejects, end.rejected, over, selection.skipped)
+
+
+def _known(
+    options: IngestOptions, recorded: Mapping[str, Any], exact: ExactFilter | None, stack: contextlib.ExitStack
+) -> KnownSources | None:
+    """What was ingested before, if anybody asked; its pictures count as the first of their bytes."""
+    if not options.selection.known:
+        return None
+    known = KnownSources(options.selection.known, recorded, exact.tell if exact is not None else None)
+    return stack.enter_context(contextlib.closing(known))
+
+
+def _nothing(arguments: Sequence[str], counts: Counter[str], selection: Selection) -> InputError:
+    where = ", ".join(arguments)
+    if not counts:
+        return InputError(f"{where}: there is no file in it", "Name a place that holds images")
+    hint = f"No source has a column '{selection.unseen}'" if selection.unseen else "See why: --rejects -"
+    return InputError(f"{where}: no image came through ({_reasons(counts)})", hint)
 
 
 def _note(refused: Sequence[tuple[Item, str, str]], counts: Counter[str], ledger: TextIO | None) -> None:

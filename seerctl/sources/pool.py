@@ -14,17 +14,18 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Any
 
-from seerctl.errors import EnvironmentFault
+from seerctl.errors import EnvironmentFault, UsageError
 from seerctl.sources.check import CheckOptions
 from seerctl.sources.item import Item
 from seerctl.sources.nursery import Nursery
 from seerctl.sources.reasons import Reason
-from seerctl.sources.worker import FRAME, SLOT, Limits, pack_batch, prepare, receive
+from seerctl.sources.transform import Treatment
+from seerctl.sources.worker import FRAME, PRINT_BYTES, SLOT, Limits, pack_batch, prepare, receive
 
 BATCH_ITEMS = 64
 BATCH_BYTES = 1 << 19
@@ -37,12 +38,18 @@ _MAX_BAD_STARTS = 3
 
 @dataclass(slots=True)
 class Outcome:
-    """One batch, examined: `raw` holds whole samples, `digests` 32 bytes of each; rejects as (item, reason, detail)."""
+    """One batch, examined: `raw` holds whole samples, `digests` 32 bytes of each; rejects as (item, reason, detail).
+
+    kept: the items that became samples, in the order of their records. prints: 16 bytes of each. sizes: of each record.
+    """
 
     raw: memoryview
     digests: memoryview
     rejects: list[tuple[Item, str, str]]
     items: int
+    kept: list[Item] = field(default_factory=list)
+    prints: memoryview = field(default_factory=lambda: memoryview(b""))
+    sizes: list[int] = field(default_factory=list)
 
 
 class _Batch:
@@ -85,12 +92,11 @@ class _Worker:
         if text is None or raw is None:
             return None
         answer: dict[str, Any] = json.loads(text)
+        if "usage" in answer:
+            raise UsageError(*answer["usage"])
         if "bug" in answer:
             raise RuntimeError(f"in a worker of ingest:\n{answer['bug']}")
-        items = self.batch.items
-        rejects = [(items[number], str(reason), str(detail)) for number, reason, detail in answer["rejects"]]
-        cut = DIGEST_BYTES * int(answer["samples"])
-        return Outcome(memoryview(raw)[cut:], memoryview(raw)[:cut], rejects, len(items))
+        return outcome_of(self.batch.items, answer, memoryview(raw))
 
     def overdue(self, elapsed: float, patience: float) -> bool:
         """True when the image in hand has been waited for longer than `patience` (in time that we saw pass)."""
@@ -120,12 +126,14 @@ class _Worker:
 class Pool:
     """`jobs` workers that examine items; results come in the order of the items."""
 
-    def __init__(self, jobs: int, options: CheckOptions, limits: Limits | None = None) -> None:
+    def __init__(
+        self, jobs: int, options: CheckOptions, limits: Limits | None = None, treatment: Treatment | None = None
+    ) -> None:
         self._limits = limits or Limits()
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._bad_starts = 0
-        self._nursery = Nursery(partial(prepare, options, self._limits), SLOT.size, jobs)
+        self._nursery = Nursery(partial(prepare, options, self._limits, treatment), SLOT.size, jobs)
         try:
             for place in range(jobs):
                 self._start(place)
@@ -226,6 +234,17 @@ class Pool:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close(now=kind is not None)
+
+
+def outcome_of(items: list[Item], answer: dict[str, Any], data: memoryview) -> Outcome:
+    """What a worker answered to `items`, in the parts of `data`: digests, prints, records."""
+    rejects = [(items[number], str(reason), str(detail)) for number, reason, detail in answer["rejects"]]
+    refused = {number for number, _, _ in answer["rejects"]}
+    kept = [item for number, item in enumerate(items) if number not in refused]
+    sizes = [int(size) for size in answer["sizes"]]
+    cut = DIGEST_BYTES * len(sizes)
+    end = cut + PRINT_BYTES * len(sizes)
+    return Outcome(data[end:], data[:cut], rejects, len(items), kept, data[cut:end], sizes)
 
 
 def _cause(worker: _Worker, ended_by: int, limits: Limits) -> tuple[str, str]:

@@ -48,6 +48,16 @@ def http_reason(status: int) -> str:
     return f"http-{status}"
 
 
+# Reasons that say more about the place, or the machine at that moment, than about the file: a rerun tries again.
+_UNFETCHED = (Reason.DNS, Reason.CONNECTION, Reason.NET_TIMEOUT, Reason.REDIRECTS, Reason.HTTP_PROTOCOL)
+_RETRIED = frozenset((Reason.MISSING, Reason.UNREADABLE, Reason.MEMORY, Reason.TIMEOUT, Reason.CRASHED, *_UNFETCHED))
+
+
+def passing(reason: str, *, network: bool = False) -> bool:
+    """Whether another try may end otherwise: the place was at fault (with `network`: the network), not the file."""
+    return reason in (_UNFETCHED if network else _RETRIED) or reason.startswith("http-")
+
+
 class RejectedError(Exception):
     """An image was refused; raised inside the examination of one file only."""
 

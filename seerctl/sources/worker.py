@@ -21,17 +21,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from seerctl.errors import UsageError
 from seerctl.sources.check import CheckOptions
 from seerctl.sources.item import Item
 from seerctl.sources.reasons import Reason, RejectedError
+from seerctl.sources.transform import Treatment
 from seerctl.stream.records import encode_sample
 
 if TYPE_CHECKING:
     from seerctl.sources.decoders import Picture
+    from seerctl.sources.treat import Treated
+
+Examine = Callable[[bytes, CheckOptions], "Picture"]
+Treat = Callable[[Item, bytes, "Picture"], "Treated"]
 
 FRAME = struct.Struct("<IQ")  # bytes of JSON, bytes of data
 SLOT = struct.Struct("<iI")  # number of the image in hand (-1: none), count of images begun
 READ_BYTES = 1 << 20
+PRINT_BYTES = 16  # of a sample: 12 of the SHA-256 of its bytes, 4 of that of its source
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +69,38 @@ def unpack_batch(text: bytes | bytearray, data: bytes | bytearray) -> list[Item]
     return items
 
 
-def prepare(options: CheckOptions, limits: Limits) -> Callable[[socket.socket, mmap.mmap], None]:
-    """Load the decoders; what a worker then does with its socket and its slot.
+def prepare(
+    options: CheckOptions, limits: Limits, treatment: Treatment | None = None
+) -> Callable[[socket.socket, mmap.mmap], None]:
+    """Load the decoders and the user's filters; what a worker then does with its socket and its slot.
 
     Where they cannot be loaded, every batch is answered with why.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a third of the time that importing numpy takes
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    examine: Callable[[bytes, CheckOptions], Picture]
+    examine: Examine
+    treat: Treat | None = None
     try:
         from seerctl.sources import decoders  # noqa: PLC0415  (`ingest` itself stays without numpy and Pillow)
 
         decoders.prepare()
         examine = decoders.examine
+        if treatment is not None and treatment != Treatment():
+            from seerctl.sources.treat import Treater  # noqa: PLC0415  (as above)
+
+            treat = Treater(treatment)
+    except UsageError as fault:
+        told = (fault.message, fault.hint)
+
+        def examine(data: bytes, options: CheckOptions) -> Picture:
+            raise UsageError(*told)
     except Exception:
         text = traceback.format_exc()
 
         def examine(data: bytes, options: CheckOptions) -> Picture:
             raise RuntimeError(text)
 
-    return lambda channel, slot: serve(channel, _Examiner(slot, options, limits, examine))
+    return lambda channel, slot: serve(channel, _Examiner(slot, options, limits, examine, treat))
 
 
 def serve(channel: socket.socket, examiner: _Examiner) -> None:
@@ -92,11 +111,13 @@ def serve(channel: socket.socket, examiner: _Examiner) -> None:
         if text is None or data is None:
             return
         try:
-            answer, digests, samples = examiner.run(unpack_batch(text, data))
+            answer, notes, samples = examiner.run(unpack_batch(text, data))
+        except UsageError as fault:
+            answer, notes, samples = {"usage": [fault.message, fault.hint]}, b"", b""
         except Exception:
-            answer, digests, samples = {"bug": traceback.format_exc()}, b"", b""
+            answer, notes, samples = {"bug": traceback.format_exc()}, b"", b""
         reply = json.dumps(answer).encode()
-        channel.sendall(FRAME.pack(len(reply), len(digests) + len(samples)) + reply + digests)
+        channel.sendall(FRAME.pack(len(reply), len(notes) + len(samples)) + reply + notes)
         channel.sendall(samples)
 
 
@@ -129,17 +150,22 @@ class _Examiner:
     """Turns batches of items into tar records and rejects."""
 
     def __init__(
-        self, slot: mmap.mmap, options: CheckOptions, limits: Limits, examine: Callable[[bytes, CheckOptions], Picture]
+        self, slot: mmap.mmap, options: CheckOptions, limits: Limits, examine: Examine, treat: Treat | None = None
     ) -> None:
-        self._slot, self._options, self._limits, self._examine = slot, options, limits, examine
+        self._slot, self._options, self._limits = slot, options, limits
+        self._examine, self._treat = examine, treat
         self._begun = 0
         self._path, self._file = "", -1
         limit_memory(limits.memory)
 
     def run(self, items: list[Item]) -> tuple[dict[str, Any], bytes, bytes]:
-        """The answer to one batch: (number, reason, detail) of the rejects; digests and raw records of the others."""
+        """The answer to one batch: (number, reason, detail) of the rejects; of the others digests, prints, raw records.
+
+        Digests and prints come joined; `sizes` are the bytes of each raw record.
+        """
         raw: list[bytes] = []
         digests: list[bytes] = []
+        prints: list[bytes] = []
         rejects: list[tuple[int, str, str]] = []
         for number, item in enumerate(items):
             if item.verdict is not None:
@@ -147,15 +173,16 @@ class _Examiner:
                 continue
             self._begin(number)
             try:
-                sample, digest = self._sample(item)
+                sample, digest, fingerprint = self._sample(item)
                 raw.append(sample)
                 digests.append(digest)
+                prints.append(fingerprint)
             except RejectedError as refusal:
                 rejects.append((number, *_soften(refusal, item)))
             except MemoryError:
                 rejects.append((number, Reason.MEMORY, "reading needs more memory than allowed"))
         self._rest()
-        return {"samples": len(raw), "rejects": rejects}, b"".join(digests), b"".join(raw)
+        return {"sizes": [len(one) for one in raw], "rejects": rejects}, b"".join((*digests, *prints)), b"".join(raw)
 
     def _begin(self, number: int) -> None:
         # The kernel ends us with SIGPROF when the image has used its time; waiting, as for a slow disk, costs none.
@@ -167,11 +194,16 @@ class _Examiner:
         signal.setitimer(signal.ITIMER_PROF, 0)
         SLOT.pack_into(self._slot, 0, -1, self._begun)
 
-    def _sample(self, item: Item) -> tuple[bytes, bytes]:
+    def _sample(self, item: Item) -> tuple[bytes, bytes, bytes]:
         data = self._read(item)
         picture = self._examine(data, self._options)
+        origin: dict[str, Any] = {}
+        if self._treat is not None:
+            treated = self._treat(item, data, picture)
+            data, picture, origin = treated.data, treated.picture, treated.origin
+        content = hashlib.sha256(data)
         meta = {
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": content.hexdigest(),
             "width": picture.width,
             "height": picture.height,
             "format": picture.format.name,
@@ -179,8 +211,10 @@ class _Examiner:
             "orientation": picture.orientation,
             "source": item.source,
             "columns": item.columns,
+            **origin,
         }
-        return encode_sample(data, picture.format.ext, meta)
+        source = hashlib.sha256(item.source.encode()).digest()
+        return *encode_sample(data, picture.format.ext, meta), content.digest()[:12] + source[:4]
 
     def _read(self, item: Item) -> bytes:
         limit = self._options.max_bytes
