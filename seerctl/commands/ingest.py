@@ -78,7 +78,8 @@ def ingest(
     SOURCE is a directory (archives in it are opened), an image, a tar (also compressed, also a WebDataset shard), a
     zip, a shard set, a table (.csv, .tsv, .jsonl, .parquet whose other columns are kept), a list (.txt, .lst), or '-':
     a list of files, or an archive, on standard input, told apart by its first bytes. 'shards-{000..009}.tar' is ten of
-    them. Lists and tables name files or URLs; SOURCE may be the URL of a picture, an archive, a table or a list too.
+    them. Lists and tables name files or URLs; SOURCE may be the URL of a picture, an archive, a table or a list too,
+    or of a place in an object store (s3://bucket/prefix/, by fsspec).
 
     Pictures on the web are fetched many at a time and come in the order of the list. Their owners' opt-outs are
     respected, private networks are not reached, and '--retry LEDGER' fetches what failed before.

@@ -24,18 +24,19 @@ from seerctl.sources.item import Item
 from seerctl.sources.listing import list_items
 from seerctl.sources.options import LIST_SUFFIXES, SourceOptions
 from seerctl.sources.places import STDIN, is_url
-from seerctl.sources.remote import Open, remote_items
+from seerctl.sources.remote import remote_items
 from seerctl.sources.shardset import shards_of
 from seerctl.sources.table import SUFFIXES, table_items
+from seerctl.sources.web.client import Web
 from seerctl.stream.ustar import BLOCK
 
 
 def expand(
-    arguments: Sequence[str], stdin: BinaryIO | None, options: SourceOptions, check: CheckOptions, open_url: Open
+    arguments: Sequence[str], stdin: BinaryIO | None, options: SourceOptions, check: CheckOptions, web: Web
 ) -> Iterator[Item]:
     """Every candidate in `arguments`: directories, images, archives, tables, lists, URLs; `-` is `stdin`.
 
-    Pictures on the web are still to be fetched (`Item.url`); archives, tables and lists there are opened by `open_url`.
+    Pictures on the web are still to be fetched (`Item.url`); archives, tables and lists there are opened.
 
     Raises:
         InputError: an argument is missing, or an archive or table is damaged.
@@ -45,7 +46,7 @@ def expand(
             assert stdin is not None
             yield from _stdin_items(stdin, options, check)
         elif is_url(argument):
-            yield from remote_items(argument, open_url, options, check)
+            yield from remote_items(argument, web, options, check)
         elif Path(argument).is_dir():
             yield from _folder_items(Path(argument), options, check)
         else:

@@ -105,7 +105,7 @@ def ingest(
         known = _known(options, recorded, exact, stack)
         selection = Selection(options.selection, known, wanted)
         writer = StreamWriter(output, recorded, known.tokens if known is not None else ())
-        items = selection.apply(expand(found, stdin, options.sources, options.check, web.open))
+        items = selection.apply(expand(found, stdin, options.sources, options.check, web))
         for outcome in pool.run(web.fetched(items)):
             one = outcome if exact is None else exact.apply(outcome)
             writer.write(one.raw, one.digests)

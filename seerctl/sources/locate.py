@@ -11,7 +11,7 @@ from seerctl.sources.item import Item
 from seerctl.sources.names import clean, normal
 from seerctl.sources.places import is_url
 from seerctl.sources.reasons import Reason, RejectedError
-from seerctl.sources.web.urls import is_web, named, parse_url
+from seerctl.sources.web.urls import SCHEMES, is_web, masked, named, parse_url, scheme_of
 
 Locate = Callable[[str, dict[str, Any]], Item]  # (what is named, its columns) -> the candidate
 
@@ -50,9 +50,8 @@ def path_item(source: str, path: str, columns: dict[str, Any]) -> Item:
 
 def url_item(url: str, columns: dict[str, Any]) -> Item:
     """A picture to be fetched; its source is the URL without what is secret in it."""
-    scheme = url.partition("://")[0].lower()
-    if is_url(url) and scheme not in ("http", "https", "file", "data", "ftp"):
-        return Item(clean(url), columns=columns, url=url)  # an object store's
+    if is_url(url) and scheme_of(url) in SCHEMES:
+        return Item(clean(masked(url)), columns=columns, url=url)
     try:
         parse_url(url)
     except RejectedError as refusal:

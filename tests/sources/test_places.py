@@ -29,7 +29,7 @@ def sources(*arguments: object, stdin: bytes = b"") -> list[str]:
 
 def items(*arguments: object, stdin: bytes = b"") -> list[Item]:
     found = places([str(argument) for argument in arguments])
-    return list(expand(found, io.BytesIO(stdin), SourceOptions(), CheckOptions(), Web(WebOptions()).open))
+    return list(expand(found, io.BytesIO(stdin), SourceOptions(), CheckOptions(), Web(WebOptions())))
 
 
 def tar_at(path: Path, members: dict[str, bytes], **options: Any) -> Path:
@@ -149,8 +149,8 @@ def test_zips_on_a_pipe_and_lists_that_are_compressed(tmp_path: Path) -> None:
     os.write(write, file.getvalue())
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
-        assert [
-            item.source for item in expand(["-"], pipe, SourceOptions(), CheckOptions(), Web(WebOptions()).open)
-        ] == ["a/1.jpg"]
+        assert [item.source for item in expand(["-"], pipe, SourceOptions(), CheckOptions(), Web(WebOptions()))] == [
+            "a/1.jpg"
+        ]
     (tmp_path / "l.txt.gz").write_bytes(gzip.compress(b"x.jpg\n"))
     assert sources(tmp_path / "l.txt.gz") == ["x.jpg"]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from seerctl.errors import EnvironmentFault, InputError
 from seerctl.sources.item import Item
 from seerctl.sources.reasons import Reason, RejectedError
+from seerctl.sources.stores import Stores
 from seerctl.sources.web.options import WebOptions
 from seerctl.sources.web.retry import TryAgain
-from seerctl.sources.web.urls import named, parse_url
+from seerctl.sources.web.urls import is_web, named, parse_url, scheme_of
 from seerctl.sources.web.window import Claim, fetched
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Web:
 
     def __init__(self, options: WebOptions) -> None:
         self._options = options
-        self._lock = threading.Lock()
+        self._lock, self._stores = threading.Lock(), Stores()
         self._fetcher: Fetcher | None = None
 
     @property
@@ -52,6 +53,10 @@ class Web:
             InputError: the server says no.
             EnvironmentFault: it cannot be had at the moment, or broke off.
         """
+        if not is_web(url):
+            with self._stores.open(url) as file:
+                yield file
+            return
         try:
             with self.fetcher.stream(parse_url(url)) as file:
                 yield file
@@ -61,11 +66,17 @@ class Web:
             raise kind(f"{named(url)}: {refusal.reason}: {refusal.detail}", hint) from None
 
     def _get(self, item: Item, claim: Claim) -> bytes:
-        return self.fetcher.image(parse_url(item.url), claim)
+        if is_web(item.url):
+            return self.fetcher.image(parse_url(item.url), claim)
+        return self._stores.get(item, self._options.max_bytes, claim)
 
     @staticmethod
     def _host(item: Item) -> str:
-        return parse_url(item.url).host
+        return parse_url(item.url).host if is_web(item.url) else f"{scheme_of(item.url)}://"
+
+    def stored(self, url: str, labels: bool) -> Iterator[Item]:
+        """Every object at the URL of an object store (see `Stores.items`)."""
+        return self._stores.items(url, labels, self._options.max_bytes)
 
     def close(self) -> None:
         """Break off what is under way."""

@@ -8,6 +8,8 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from seerctl.sources.reasons import Reason, RejectedError
 
+# Object stores that a list or a table may name: its author is a stranger, and fsspec reaches much more than that.
+SCHEMES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"))
 PORTS = {"http": 80, "https": 443}
 _MAX_URL = 8192
 _SAFE = "%/:=&?~+!$,;'@()*[]|-._"  # what is not encoded again in a path or a query
@@ -48,6 +50,11 @@ class Target:
         path, mark, query = self.path.partition("?")
         query = _SECRET.sub("", query).lstrip("&")
         return f"{self.scheme}://{self.authority}{path}{mark if query else ''}{query}"
+
+
+def scheme_of(url: str) -> str:
+    """The part before `://`, in lower case."""
+    return url.partition("://")[0].lower()
 
 
 def is_web(text: str) -> bool:
@@ -96,8 +103,12 @@ def named(text: str) -> str:
     try:
         return parse_url(text).name
     except RejectedError:
-        shown = re.sub(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*:/*)[^/?#]*@", r"\1", text[:_MAX_URL])
-        return quote(_bytes(shown), _SAFE + "#")
+        return quote(_bytes(masked(text[:_MAX_URL])), _SAFE + "#")
+
+
+def masked(url: str) -> str:
+    """A URL of any kind without the login in it."""
+    return re.sub(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*:/*)[^/?#]*@", r"\1", url)
 
 
 def login(target: Target) -> str:
