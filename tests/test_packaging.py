@@ -54,6 +54,9 @@ def test_recipes_and_policies_are_inside_the_wheel(wheel: Path, tmp_path: Path) 
     for name in ("report.html.j2", "report.css"):
         assert (tmp_path / "site/seerctl/audit/templates" / name).is_file()
     assert (tmp_path / "site/seerctl/py.typed").is_file()
+    for name in ("suite/suites/seer.toml", "suite/templates/suite.html.j2", "probes/templates/probe.html.j2",
+                 "templates/page.html.j2"):  # fmt: skip
+        assert (tmp_path / "site/seerctl" / name).is_file()
     file, names, size = ask(str(tmp_path / "site"), tmp_path)
     assert Path(str(file)).is_relative_to(tmp_path)
     assert (names, size) == (SHIPPED, "pico")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=SeerCommand, examples=[
     "seerctl probe suite suite.toml --model run/ -o bench/",
-    "seerctl probe suite suite.toml --model run/ -o bench/ --only neighbours --dry-run",
+    "seerctl probe suite seer --data-root datasets/ -o bench/ --dry-run",
 ])  # fmt: skip
 @click.argument("suite", metavar="SUITE")
 @output_path("Directory for features, reports, predictions and the table; a suite that was stopped goes on there.")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from seerctl.probes.report import ProbeResult
 
 Progress = Callable[[int], None]
-Inputs = Mapping[str, Path | Sequence[Path]]
+Inputs = Mapping[str, Path | Sequence[Path | str]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,9 @@ def problem(data: DataSet, root: Path) -> str:
     except SeerctlError as error:
         return str(error)
     if not place.is_dir():
-        return f"{place}: a directory with one folder a class is wanted"
+        return f"{place}: a directory is wanted" + (", one folder a class" if data.layout == "folders" else "")
+    if data.layout == "files":
+        return "" if any(_files(place)) else f"{place}: holds no file"
     classes = sum(child.is_dir() for child in place.iterdir())
     return "" if classes else f"{place}: holds no folder, one a class is wanted"
 

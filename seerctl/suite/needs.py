@@ -57,9 +57,12 @@ def missing(plan: Plan) -> list[Missing]:
 
 
 def _of(plan: Plan, entry: Entry) -> list[str]:
+    absent = [f"{plan.root / path}: not there" for path in entry.files.values() if not (plan.root / path).is_file()]
     if entry.features:
-        return [what for _, path in entry.files() if (what := _features_problem(plan.root / path, entry))]
-    found = [] if plan.models else ["a model: name one with --model"]
+        return absent + [
+            what for _, path in entry.feature_files() if (what := _features_problem(plan.root / path, entry))
+        ]
+    found = absent if plan.models else ["a model: name one with --model", *absent]
     return found + list(dict.fromkeys(what for _, data in entry.data_sets() if (what := problem(data, plan.root))))
 
 

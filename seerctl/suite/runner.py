@@ -126,7 +126,7 @@ def _make(
 def _inputs(plan: Plan, entry: Entry, model: Model | None) -> dict[str, Path | list[Path]]:
     """Feature files by the protocol's names."""
     if model is None:
-        found = {key: [plan.root / path for k, path in entry.files() if k == key] for key in entry.features}
+        found = {key: [plan.root / path for k, path in entry.feature_files() if k == key] for key in entry.features}
     else:
         found = {
             key: [plan.extraction.file(model, look, entry.layer) for look in some] for key, some in looks(entry).items()
@@ -139,12 +139,13 @@ def _report(
 ) -> tuple[Mapping[str, Any], bool]:
     """The entry's report, and whether it was there."""
     path = plan.report(entry, model)
-    identity = _identity(entry, inputs, hashes)
+    identity = _identity(entry, inputs, {name: hashes(plan.root / file) for name, file in entry.files.items()}, hashes)
     if path.is_file():
         before = read_json(path)
         if isinstance(before, dict) and (before.get("suite") or {}).get("identity") == identity:
             return before, True
-    result = run_protocol(entry.protocol, inputs, entry.target or None, entry.options, device=plan.device)
+    options = {**entry.options, **{name: str(plan.root / file) for name, file in entry.files.items()}}
+    result = run_protocol(entry.protocol, _named(entry, inputs), entry.target or None, options, device=plan.device)
     facts = {"suite": plan.suite, "entry": entry.name, "identity": identity, "seerctl": __version__}
     if model is not None:
         facts |= {"model": model.spec}
@@ -155,11 +156,29 @@ def _report(
     return report, False
 
 
-def _identity(entry: Entry, inputs: Mapping[str, Path | list[Path]], hashes: _Hashes) -> str:
-    """A hash of all that an entry's report follows from."""
+def _named(entry: Entry, inputs: Mapping[str, Path | list[Path]]) -> dict[str, Any]:
+    """Feature files of data sets with names of their own as NAME=FILE."""
+    named: dict[str, Any] = dict(inputs)
+    for key, value in entry.data.items():
+        if isinstance(value, tuple) and any(one.name for one in value):
+            paths = inputs[key]
+            assert isinstance(paths, list)
+            named[key] = [f"{one.name}={path}" if one.name else path for one, path in zip(value, paths, strict=True)]
+    return named
+
+
+def _identity(entry: Entry, inputs: Mapping[str, Path | list[Path]], others: Mapping[str, str], hashes: _Hashes) -> str:
+    """A hash of all that an entry's report follows from; others: the hashes of files that options name."""
     files = {key: [hashes(path) for path in (value if isinstance(value, list) else [value])]
              for key, value in inputs.items()}  # fmt: skip
-    facts = {"protocol": entry.protocol, "target": entry.target, "options": dict(entry.options), "inputs": files}
+    facts = {
+        "protocol": entry.protocol,
+        "target": entry.target,
+        "options": dict(entry.options),
+        "inputs": files,
+        "files": dict(others),
+        "names": [one.name for _, one in entry.data_sets()],
+    }
     return hashlib.sha256(json_text(json.loads(json.dumps(facts, sort_keys=True))).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from seerctl.typed import build, read_toml
 
 SEARCH_VARIABLE = "SEERCTL_SUITES"
 Kind = Literal["class", "classes", "integer", "number", "latitude", "longitude", "text"]
-Layout = Literal["folders", "table"]
+Layout = Literal["folders", "table", "files"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -28,11 +28,14 @@ def _require(fact: bool, message: str) -> None:
 class DataSet:
     """Pictures that an entry reads, below the data root: `path` is a shard set, or a source for `ingest` in `layout`.
 
-    folders: one directory a class. table: csv, tsv or jsonl with the column `path` and the `columns` named here, each
-    of a kind: class (a name), classes (a JSON list of names), integer, number, latitude, longitude, text.
+    folders: one directory a class. files: any pictures below a directory, without labels. table: csv or jsonl with the
+    column `path` and the `columns` named here, each of a kind: class (a name), classes (a JSON list of names), integer,
+    number, latitude, longitude, text (of which no two are equal). name: how the protocol is to call it, where it takes
+    NAME=FILE (the sets of `ood`).
     """
 
     path: str
+    name: str = ""
     layout: Layout = "folders"
     columns: Mapping[str, Kind] = field(default_factory=dict)
 
@@ -43,7 +46,7 @@ class DataSet:
     @property
     def names(self) -> tuple[str, ...]:
         """The columns that its samples have."""
-        return tuple(self.columns) if self.layout == "table" else ("label",)
+        return tuple(self.columns) if self.layout == "table" else ("label",) if self.layout == "folders" else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,9 @@ class Published:
 class Entry:
     """One benchmark. data, or finished feature files (`features`), by the protocol's names for its inputs.
 
-    layer, size, crop: as `extract` takes them (size 0: as trained). unit: of the metric, for the table. elsewhere: by
-    which command or program it is run where this one cannot; such an entry has no protocol. note: what else to know.
+    files: options of the protocol that are files below the data root (`truth`). layer, size, crop: as `extract` takes
+    them (size 0: as trained). elsewhere: by which command or program it is run where this one cannot; such an entry has
+    no protocol. note: what else to know.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, tuple[DataSet, ...] | DataSet] = field(default_factory=dict)
     features: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     layer: str = "avgpool"
     size: int = 0
     crop: float = 0.0
@@ -101,7 +106,7 @@ class Entry:
         """(input, data set) of all of them."""
         return [(key, one) for key, value in self.data.items() for one in _several(value)]
 
-    def files(self) -> list[tuple[str, str]]:
+    def feature_files(self) -> list[tuple[str, str]]:
         """(input, path) of all feature files."""
         return [(key, one) for key, value in self.features.items() for one in _several(value)]
 
@@ -145,6 +150,10 @@ def _checked(entry: Entry, where: str) -> Entry:
     if not entry.protocol:
         return entry
     check_inputs(entry.protocol, entry.inputs, entry.target or None, where)
+    both = sorted(entry.files.keys() & entry.options.keys())
+    if both:
+        raise UsageError(f"{where}: '{both[0]}' stands in options and in files", "Keep the one in files")
+    checked_options(entry.protocol, {**entry.options, **entry.files}, where)
     options = checked_options(entry.protocol, entry.options, where)
     if not protocol(entry.protocol).measures(entry.metric):
         raise UsageError(

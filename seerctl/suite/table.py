@@ -136,7 +136,8 @@ def remarks(entry: Mapping[str, Any]) -> list[str]:
     for one in entry["other_protocols"]:
         key = one["protocol"], one["metric"], one["source"]
         others.setdefault(key, []).append(f"{one['model']} {one['value']:g}")
-    return said + [f"published under another protocol ({protocol}, {metric}): {', '.join(values)} ({source})"
+    what = "published" if entry["elsewhere"] else "published under another protocol"
+    return said + [f"{what} ({protocol}, {metric}): {', '.join(values)} ({source})"
                    for (protocol, metric, source), values in others.items()]  # fmt: skip
 
 
