@@ -284,6 +284,41 @@ def cloud(
         return _bytes(figure, form)
 
 
+def stacked(
+    series: Sequence[Series], *, line: float | None = None, axis: str = "", below: str = "", form: Form = "svg"
+) -> bytes:
+    """Parts of a whole over the same steps, one area upon the other, the first at the bottom, named in that order.
+
+    line: a limit that the whole is compared with.
+    """
+    with _style():
+        keys = _KEY * -(-len(series) // 3)
+        height = 210.0 + keys
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
+        axes = figure.add_axes((0.12, _AXIS / height, 0.86, 1 - (keys + _MARGIN + _AXIS) / height), facecolor="none")
+        shades = [(LIGHT[_LINES[place % len(_LINES)][0]], 0.75 if place < len(_LINES) else 0.35)
+                  for place in range(len(series))]  # fmt: skip
+        areas = axes.stackplot(series[0].steps, *(one.values for one in series), linewidth=0,
+                               labels=[_clean(one.name) for one in series])  # fmt: skip
+        for area, (colour, strength) in zip(areas, shades, strict=True):
+            area.set(facecolor=colour, alpha=strength)
+        if line is not None:
+            axes.axhline(line, color=LIGHT["muted"], linewidth=1, dashes=(4, 3))
+        axes.tick_params(colors=LIGHT["muted"], length=0, pad=5, labelsize=FONT - 1)
+        axes.grid(color=LIGHT["grid"], linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.margins(x=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.set_xlabel(_clean(below), color=LIGHT["muted"], labelpad=3)
+        axes.set_ylabel(_clean(axis), color=LIGHT["muted"], labelpad=4)
+        figure.legend(
+            loc="upper left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderpad=0, borderaxespad=0.2,
+            handletextpad=0.5, columnspacing=1.4, labelcolor=LIGHT["muted"], handlelength=1.4,
+        )  # fmt: skip
+        return _bytes(figure, form)
+
+
 def _decades(axes: Axes) -> float:
     low, high = axes.get_ylim()
     return math.log10(high / low)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from seerctl.commands.dryrun import PlanOptions, plan_options
+from seerctl.commands.dryrun import dry_run as run_dry
 from seerctl.console import Progress, emit, say
-from seerctl.errors import Diverged, GateFailed, Saved, SeerctlError, UsageError
+from seerctl.errors import Diverged, Saved, SeerctlError, UsageError
 from seerctl.files import claim
 from seerctl.options import SeerCommand, output_format, output_path
 
@@ -55,7 +57,8 @@ EXAMPLES = (
 )
 @click.option("--overwrite", is_flag=True, help="Replace --predictions that exist.")
 @click.option("--dry-run", is_flag=True,
-              help="Show the resolved recipe and its memory, train nothing; exit 3 if it cannot fit.")  # fmt: skip
+              help="Show the recipe and what a step of it takes, train nothing; exit 3 if it cannot fit.")  # fmt: skip
+@plan_options
 @click.option("--fresh", is_flag=True, help="Start over in a new place beside a run that exists.")
 @output_format
 def pretrain(
@@ -74,6 +77,7 @@ def pretrain(
     dry_run: bool,
     fresh: bool,
     output_format: str,
+    **planning: Any,
 ) -> int:
     """Train a RegNetY on a shard set: with SwAV, or supervised, from its seed or from the weights of --init.
 
@@ -86,7 +90,8 @@ def pretrain(
     loaded = load_recipe(recipe, set)
     place = _layout(loaded, cast("Launcher", launcher), nodes, gpus_per_node, dry_run)
     if dry_run:
-        return _dry_run(loaded, place, data, init, output_format)
+        options = PlanOptions(**planning)
+        return run_dry(loaded, place, data, init, output, options, output_format, overwrite=overwrite)
     if data is None or output is None:
         missing = "--data" if data is None else "--output"
         raise UsageError(f"seerctl pretrain: missing option '{missing}'", "Name the shard set and the run directory")
@@ -167,22 +172,3 @@ def _report(done: Summary, output: Path, output_format: str) -> None:
         say(f"top1 {value} % [{low}, {high}] of {done.predicted.labelled:,} labelled images: {done.predicted.path}")
     if output_format != "text" and os.environ.get("RANK", "0") == "0":
         emit(result, output_format, "")
-
-
-def _dry_run(recipe: Recipe, place: Layout, data: str | None, init: Path | None, output_format: str) -> int:
-    from seerctl.device import pick_device
-    from seerctl.shards.index import ShardSet
-    from seerctl.train.estimate import plan, plan_text
-    from seerctl.train.labels import labels_for
-    from seerctl.train.start import sized
-
-    recipe = sized(recipe, init)
-    shards = ShardSet.open(data) if data else None
-    labels = labels_for(recipe, shards) if shards is not None else None
-    samples = None if shards is None else len(shards) if labels is None else len(labels)
-    classes = 0 if labels is None else len(labels.classes)
-    result = plan(recipe, place.nodes, place.per_node, pick_device(recipe.run.device), samples, classes)
-    emit(result, output_format, plan_text(result, recipe))
-    if result["fits"] is False:
-        raise GateFailed(result["verdict"], "Use more nodes or GPUs")
-    return 0

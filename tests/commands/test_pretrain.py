@@ -91,18 +91,45 @@ def test_a_run_from_start_to_end_and_the_refusals_after_it(
     assert (code, "holds a RegNet 'micro'" in error, "'nano'" in error) == (4, True, True)
 
 
+@pytest.mark.slow
 def test_dry_run_of_the_whole_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     call = ["pretrain", "--recipe", "10b", "--nodes", "62", "--gpus-per-node", "8", "--dry-run"]
     assert run([*call, "--output-format", "json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["params"] == {"trunk": 9_323_934_872, "head": 304_988_416, "total": 9_628_923_288}
-    assert (plan["ranks"], plan["batch"]["per_rank"], plan["fits"]) == (496, 16, None)
+    assert (plan["ranks"], plan["batch"]["per_rank"], plan["fits"]) == (496, 16, True)
+    assert plan["memory"]["peak_bytes"] < 11 * 2**30
+    # By hand: 6.55 TFLOP forward for an image's six crops, as much again for the checkpoints, twice that backward.
+    assert plan["step"]["flops_per_rank"] == pytest.approx(4 * 16 * 6.55e12, rel=0.01)
     assert plan["recipe"]["loss"]["epsilon"] == 0.03
     assert plan["peak_lr"] == pytest.approx(9.3)
-    assert run(call) == 0
-    text = capsys.readouterr().out
-    assert "sync_batchnorm = " in text
-    assert "9,628,923,288" in text
+    assert run([*call, "--gpu-memory", "8GB"]) == 3
+    captured = capsys.readouterr()
+    assert "fits 8 GB: no" in captured.err
+    assert "it fits: " in captured.err or "take GPUs of " in captured.err
+
+
+def test_dry_run_of_a_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["pretrain", "--recipe", "nano", "--nodes", "2", "--gpus-per-node", "4", "--dry-run", "--images", "1000"]
+    drawn = tmp_path / "memory.svg"
+    assert run([*call, "--output-format", "json", "--picture", str(drawn)]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["ranks"], plan["fits"], plan["assumed"]["gpu"]["name"]) == (8, True, "a100-40gb")
+    assert sum(plan["memory"]["by_category"].values()) == plan["memory"]["peak_bytes"]
+    assert plan["step"]["seconds"] == max(plan["step"]["compute_seconds"], plan["step"]["communication_seconds"])
+    assert b"activations" in drawn.read_bytes()
+    code, error = _fails(capsys, *call[1:], "--picture", drawn)
+    assert (code, "exists already" in error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--gpu", "a100", "several sizes"), ("--gpu-memory", "much", "not a size"), ("--sweep", "gpus=3", "not a list"),
+     ("--picture", "memory.pdf", ".svg or .png")],
+)  # fmt: skip
+def test_plans_that_cannot_be(option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, error = _fails(capsys, "--recipe", "nano", "--nodes", "2", "--dry-run", option, value)
+    assert (code, said in error) == (2, True)
 
 
 def test_dry_run_of_what_fits_and_what_does_not(
@@ -111,7 +138,7 @@ def test_dry_run_of_what_fits_and_what_does_not(
     call = ["pretrain", "--recipe", str(SMALL), "--dry-run", "--data", str(shards), "--output-format", "json"]
     assert run([*call, "--set", "schedule.steps=0", "--set", "schedule.epochs=4"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["fits"], plan["steps"]) == (True, 10)
+    assert (plan["fits"], plan["training"]["steps"], plan["step"]["seconds"]) == (True, 10, None)
     monkeypatch.setattr("seerctl.train.estimate._machine_available", lambda: 1000)
     assert run(call) == 3
     captured = capsys.readouterr()
