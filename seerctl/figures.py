@@ -183,20 +183,24 @@ def scaling(
     """Values with their intervals over a logarithmic axis (parameters, images seen), a line each, named above.
 
     axis: what the values are. below: what the places are. line: a value to compare with. Limits that are None are not
-    drawn.
+    drawn. Several lines stand a little beside each other, so that no interval hides another.
     """
     with _style():
         figure, axes = _plane(200.0, named=len(trends) > 1)
         axes.set_xscale("log")
+        every = [place for one in trends for place in one.places]
+        aside = 0.012 * (math.log(max(every, default=1.0) / min(every, default=1.0)) or 1.0)
         for place, one in enumerate(trends):
+            factor = math.exp(aside * (place - (len(trends) - 1) / 2))
+            places = [factor * x for x in one.places]
             colour, dashes = _LINES[place % len(_LINES)]
-            axes.plot(one.places, one.values, color=LIGHT[colour], linewidth=1.5, dashes=dashes, marker="o",
+            axes.plot(places, one.values, color=LIGHT[colour], linewidth=1.5, dashes=dashes, marker="o",
                       markersize=5, label=_clean(one.name))  # fmt: skip
-            spans = [[(x, low), (x, high)] for x, low, high in zip(one.places, one.low, one.high, strict=True)
+            spans = [[(x, low), (x, high)] for x, low, high in zip(places, one.low, one.high, strict=True)
                      if low is not None and high is not None]  # fmt: skip
             axes.add_collection(LineCollection(spans, colors=LIGHT[colour], linewidths=1.3), autolim=True)
         axes.autoscale_view()
-        _counts_below(axes, [place for one in trends for place in one.places])
+        _counts_below(axes, every)
         if line is not None:
             axes.axhline(line, color=LIGHT["muted"], linewidth=1, dashes=(4, 3), zorder=1)
         _name_axes(axes, below, axis)
