@@ -1,4 +1,7 @@
-"""Batches of a shard set in index order: decoded by worker processes beside a GPU, by threads on the CPU."""
+"""Batches of a shard set in index order: decoded by worker processes beside a GPU, by threads on the CPU.
+
+A picture is decoded once, however many corrupted views of it are wanted.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +18,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from seerctl.augment.corruptions import Corruption
 from seerctl.augment.decode import DecodeError
 from seerctl.errors import EnvironmentFault, InputError, SeerctlError
 from seerctl.features.pixels import View
@@ -25,32 +30,53 @@ from seerctl.shards.subset import Samples
 
 T = TypeVar("T")
 
-CORRUPTION_COLUMN = "corruption"  # goes through `probe --predictions` and tells `audit` what a table is of
 PREFETCH = 2  # batches each worker prepares ahead
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where torch's workers hand tensors over
 
 
 @dataclass(slots=True)
-class Batch:
-    """Consecutive samples: pixels (B, 3, size, size) uint8 in channels-last memory, keys and metadata columns."""
+class Pictures:
+    """Pictures of one shape: pixels (n, 3, H, W) uint8 in channels-last memory, and their rows in the batch."""
 
     pixels: Tensor
+    rows: list[int]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Consecutive samples: for each view their pictures, in as many groups as there are shapes; keys and metadata."""
+
+    views: list[list[Pictures]]
     keys: list[str]
     columns: list[dict[str, Any]]
 
+    @property
+    def pixels(self) -> Tensor:
+        """The pictures of the only view, which all have one shape: (B, 3, H, W)."""
+        ((only,),) = self.views
+        return only.pixels
+
+    def with_pixels(self, change: Callable[[Any], Any]) -> Batch:
+        """The same with `change` applied to the pixels of every group."""
+        views = [[Pictures(change(group.pixels), group.rows) for group in groups] for groups in self.views]
+        return Batch(views, self.keys, self.columns)
+
     def pin_memory(self) -> Batch:
         """Called by the DataLoader's pinning thread: copies to the device then run beside the computation."""
-        return Batch(self.pixels.pin_memory(), self.keys, self.columns)
+        return self.with_pixels(Tensor.pin_memory)
 
 
 class Batches:
     """Batch b holds samples [b * batch, (b + 1) * batch) of `shards`; the last one may be short.
 
-    Safe to call from several threads, each of which opens the shards for itself.
+    corruptions: one view of the pictures for each, None for the clean one. Safe to call from several threads, each of
+    which opens the shards for itself.
     """
 
-    def __init__(self, shards: Samples, view: View, batch: int) -> None:
-        self.shards, self.view, self.batch = shards, view, batch
+    def __init__(
+        self, shards: Samples, view: View, batch: int, corruptions: Sequence[Corruption | None] = (None,)
+    ) -> None:
+        self.shards, self.view, self.batch, self.corruptions = shards, view, batch, tuple(corruptions)
         self._own = threading.local()
 
     def __len__(self) -> int:
@@ -65,21 +91,22 @@ class Batches:
         shards = self._shards()
         first = number * self.batch
         rows = min(self.batch, len(shards) - first)
-        pixels = np.empty((rows, self.view.size, self.view.size, 3), dtype=np.uint8)
+        views: list[list[NDArray[np.uint8]]] = [[] for _ in self.corruptions]
         keys, columns = [], []
-        added = {} if self.view.corruption is None else {CORRUPTION_COLUMN: str(self.view.corruption)}
         for row in range(rows):
             sample = shards.read(first + row)
             try:
-                pixels[row] = self.view(sample.image, sample.key)
+                picture = self.view(sample.image)
             except DecodeError as error:
                 raise InputError(
                     f"{shards.location}: sample {sample.key}.{sample.ext} cannot be decoded ({error})",
                     "Ingest again with --check decode",
                 ) from None
             keys.append(sample.key)
-            columns.append({**added, **(sample.meta.get("columns") or {})})
-        return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), keys, columns)
+            columns.append(sample.meta.get("columns") or {})
+            for pictures, corruption in zip(views, self.corruptions, strict=True):
+                pictures.append(picture if corruption is None else corruption(picture, sample.key))
+        return Batch([_by_shape(pictures) for pictures in views], keys, columns)
 
     def _shards(self) -> Samples:
         if not hasattr(self._own, "shards"):
@@ -88,10 +115,37 @@ class Batches:
         return shards
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shards": self.shards, "view": self.view, "batch": self.batch}
+        return {"shards": self.shards, "view": self.view, "batch": self.batch, "corruptions": self.corruptions}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def _by_shape(pictures: list[NDArray[np.uint8]]) -> list[Pictures]:
+    """Pictures (H, W, 3) in groups of one shape each, in the order in which the shapes come; takes them from the list,
+    so that they are not held twice."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for row, picture in enumerate(pictures):
+        places.setdefault(picture.shape, []).append(row)
+    groups = []
+    for shape, rows in places.items():
+        pixels = np.empty((len(rows), *shape), dtype=np.uint8)
+        for place, row in enumerate(rows):
+            pixels[place] = pictures[row]
+            pictures[row] = _NOTHING
+        groups.append(Pictures(_channels_last(pixels), rows))
+    return groups
+
+
+_NOTHING = np.empty((0, 0, 3), dtype=np.uint8)
+
+
+def _channels_last(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def _as_array(pixels: Tensor) -> NDArray[np.uint8]:
+    return pixels.permute(0, 2, 3, 1).numpy()
 
 
 class _ForLoader(Dataset[Any]):
@@ -109,7 +163,7 @@ class _ForLoader(Dataset[Any]):
         except SeerctlError as error:
             return error
         # Tensors travel through shared memory, arrays through the pipe (which keeps no strides but C's).
-        return batch if self.share_memory else (batch.pixels.permute(0, 2, 3, 1).numpy(), batch.keys, batch.columns)
+        return batch if self.share_memory else (batch.with_pixels(_as_array),)
 
 
 def by_processes(batches: Batches, numbers: range, workers: int, pin: bool) -> Iterator[Batch]:
@@ -118,7 +172,7 @@ def by_processes(batches: Batches, numbers: range, workers: int, pin: bool) -> I
     Raises (from the iterator):
         InputError: as `Batches`. EnvironmentFault: a worker was killed.
     """
-    size = batches.batch * batches.view.size**2 * 3
+    size = batches.batch * batches.view.size**2 * 3 * len(batches.corruptions)
     share = workers > 0 and _shared_memory_holds((workers * PREFETCH + 2) * size)
     loader = DataLoader(
         _ForLoader(batches, share), batch_size=None, sampler=numbers, num_workers=workers, collate_fn=_as_it_is,
@@ -143,7 +197,7 @@ def _checked(found: Iterator[Any]) -> Iterator[Batch]:
         if isinstance(batch, SeerctlError):
             raise batch
         if not isinstance(batch, Batch):
-            batch = Batch(torch.from_numpy(batch[0]).permute(0, 3, 1, 2), batch[1], batch[2])
+            batch = batch[0].with_pixels(_channels_last)
         yield batch
 
 

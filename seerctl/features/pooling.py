@@ -15,10 +15,10 @@ _SMALLEST = 1e-6  # of gem: what it takes for 0 and below
 
 
 class Tokens(NamedTuple):
-    """A transformer's layer: its patches as a map (B, C, H, W), and its first token (B, C)."""
+    """A transformer's layer: its patches as a map (B, C, H, W), and the class token (B, C) if there is one."""
 
     map: Tensor
-    first: Tensor
+    first: Tensor | None
 
 
 Value = Tensor | Tokens  # of a layer: a map (B, C, H, W), a vector (B, D), or tokens
@@ -34,7 +34,7 @@ def pool(value: Value, layer: Layer, *, mirrored: bool = False, square: bool = T
         UsageError: the layer has no such thing, as places in a vector or a first token in a map.
     """
     if layer.kind == "cls":
-        if not isinstance(value, Tokens):
+        if not isinstance(value, Tokens) or value.first is None:
             raise UsageError(f"layer '{layer}': has no class token", f"Ask for {layer.name}")
         return value.first.float()
     places = value.map if isinstance(value, Tokens) else value

@@ -76,9 +76,16 @@ class FeatureFile:
             InputError: the file is damaged.
         """
         for first in range(0, self.shape[0], rows):
-            with reading_hdf5(self.path):
-                block = np.asarray(self._file["features"][first : first + rows], dtype=np.float32)
-            yield block
+            yield self.rows(first, first + rows).astype(np.float32, copy=False)
+
+    def rows(self, first: int, last: int) -> NDArray[Any]:
+        """Features of the rows from `first` to before `last`, in the dtype of the file.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        with reading_hdf5(self.path):
+            return np.asarray(self._file["features"][first:last])
 
     def _keys(self) -> NDArray[np.bytes_]:
         data = plain_dataset(self.path, self._file, "keys", 1)

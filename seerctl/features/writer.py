@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from seerctl.columns import columns_from_rows
 from seerctl.errors import EnvironmentFault, InputError, UsageError
+from seerctl.features.export import EXPORTS, export, exported_attributes, format_of
 from seerctl.features.layout import (
     ATTRIBUTES,
     CHUNK_ROWS,
@@ -33,6 +34,7 @@ from seerctl.features.layout import (
     text_attribute,
     write_column,
 )
+from seerctl.features.store import FeatureFile
 from seerctl.files import blame, commit, environment_fault, free_bytes
 
 CHUNK_CACHE = 64 << 20  # bytes
@@ -103,13 +105,27 @@ def unfinished_rows(part: Path, header: Header, rows: int, dtype: str) -> int:
 
 
 def is_finished(path: Path, header: Header, dtype: str) -> bool:
-    """Whether `path` is the finished file of just this extraction."""
+    """Whether `path` is the finished file of just this extraction, in whatever format its name says."""
+    if format_of(path) in EXPORTS:
+        return _is_exported(path, header, dtype)
     try:
         with h5py.File(path, "r") as file:
             found, rows = _identity(file), int(file.attrs["rows_done"])
     except (OSError, KeyError, ValueError, TypeError):
         return False
     return found == _wanted(header, rows, dtype)
+
+
+def _is_exported(path: Path, header: Header, dtype: str) -> bool:
+    try:
+        told = exported_attributes(path)
+        rows, lineage = int(told["rows"]), json.loads(told["lineage"])
+    except (InputError, KeyError, ValueError, TypeError):
+        return False
+    wanted = _wanted(header, rows, dtype)
+    return all(told.get(name) == wanted[name] for name in (*ATTRIBUTES, "dtype")) and _settings(lineage) == _settings(
+        header.lineage
+    )
 
 
 def _identity(file: h5py.File) -> dict[str, object]:
@@ -197,7 +213,8 @@ class FeatureWriter:
 
 
 def finish(path: Path, parts: Sequence[Path], header: Header, rows: int, columns: Sequence[str] = ()) -> None:
-    """Make the final file of complete parts, in order: one part is renamed, several are copied into one file.
+    """Make the final file of complete parts, in order: one part is renamed, several are copied into one file, which is
+    exported where the name of `path` says another format.
 
     `columns` are names that exist even when no row has them.
 
@@ -217,7 +234,12 @@ def finish(path: Path, parts: Sequence[Path], header: Header, rows: int, columns
         file.create_group("columns")
         for name, column in columns_from_rows(lines, columns).items():
             write_column(file, name, column)
-    commit(whole, path)
+    if format_of(path) in EXPORTS:
+        with FeatureFile.open(whole) as finished:
+            export(finished, path)
+        whole.unlink()
+    else:
+        commit(whole, path)
     for part in parts:
         drop(part)
 

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,12 @@ from seerctl.augment.corruptions import Corruption
 from seerctl.errors import EnvironmentFault, InputError, UsageError
 from seerctl.features import batches
 from seerctl.features.batches import Batches, by_processes, by_threads
-from seerctl.features.encoder import load_encoder
-from seerctl.features.extractor import Extracted, Options, _encoded_on_device, _prepare, extract
+from seerctl.features.encoder import make_encoder
+from seerctl.features.extractor import Extracted, Options, encoded_on_device, extract
 from seerctl.features.layers import Layer
+from seerctl.features.models import load_frozen
 from seerctl.features.pixels import View
+from seerctl.features.plan import Target, make_job
 from seerctl.features.ranks import Ranks
 from seerctl.features.store import FeatureFile
 from seerctl.features.writer import part_of, sidecar
@@ -177,7 +178,7 @@ SLOW = """
 import sys, time
 from seerctl.features import pixels
 view = pixels.View.__call__
-pixels.View.__call__ = lambda self, *sample: (time.sleep(0.02), view(self, *sample))[1]
+pixels.View.__call__ = lambda self, data: (time.sleep(0.02), view(self, data))[1]
 from seerctl.cli import main
 main()
 """
@@ -309,9 +310,14 @@ def test_corruptions_resume_and_differ_by_seed(data: Path, weights: Path, tmp_pa
 
 
 def test_worker_processes_corrupt_alike(data: Path) -> None:
-    made = Batches(ShardSet.open(data), replace(View.of(32), corruption=Corruption("frost", 2)), 64)
+    clean, made = (
+        Batches(ShardSet.open(data), View.of(32), 64, views) for views in ((None,), (None, Corruption("frost", 2)))
+    )
     for batch, number in zip(by_processes(made, range(2), 2, pin=False), range(2), strict=True):
-        assert torch.equal(batch.pixels, made(number).pixels)
+        for groups, here in zip(batch.views, made(number).views, strict=True):
+            assert torch.equal(groups[0].pixels, here[0].pixels)
+        assert torch.equal(batch.views[0][0].pixels, clean(number).pixels)
+        assert not torch.equal(batch.views[0][0].pixels, batch.views[1][0].pixels)
         assert batch.columns == made(number).columns
 
 
@@ -346,12 +352,14 @@ def test_the_way_of_a_gpu_gives_the_same_rows(data: Path, weights: Path, referen
     """Worker processes decode, the device encodes one batch ahead of the writer; here the device is the CPU."""
     options = Options(device="cpu", batch=BATCH)
     with ShardSet.open(data) as shards:
-        files = {Layer("avgpool"): reference.with_name("other.h5")}
-        loaded = load_encoder(str(weights), (Layer("avgpool"),), "float32", torch.device("cpu"))
-        job = _prepare(str(weights), *loaded, shards, files, options, torch.device("cpu"), Ranks())
-        found = list(_encoded_on_device(job, by_processes(Batches(shards, job.view, BATCH), range(8), 1, pin=False)))
+        cpu, target = torch.device("cpu"), Target("avgpool", reference.with_name("other.h5"), Layer("avgpool"), None)
+        frozen = load_frozen(str(weights))
+        encoder = make_encoder(frozen.network, frozen.view, [target.layer], "float32", cpu, str(weights))
+        job = make_job(str(weights), frozen, encoder, shards, [target], options, cpu, Ranks())
+        batches = by_processes(Batches(shards, encoder.view, BATCH), range(8), 1, pin=False)
+        found = list(encoded_on_device(job, [[target]], batches))
     assert [len(batch.keys) for _, batch in found] == [40] * 7 + [20]
-    features = torch.cat([layers[0] for layers, _ in found]).numpy()
+    features = torch.cat([features[target] for features, _ in found]).numpy()
     np.testing.assert_allclose(features, rows(reference), rtol=1e-4, atol=1e-5)
 
 
@@ -420,7 +428,7 @@ def test_unknown_layer_and_missing_head(data: Path, weights: Path, tmp_path: Pat
     bare = tmp_path / "weights.safetensors"
     save_weights(bare, {f"trunk.{name}": t for name, t in build_trunk(TINY).state_dict().items()}, {})
     for spec in (bare, Path("torchvision:regnet_y_400mf")):
-        with pytest.raises(UsageError, match="these weights have no SwAV head"):
+        with pytest.raises(UsageError, match="no layer 'head'"):
             run(data, spec, tmp_path / "f.h5", layers=("head",))
 
 

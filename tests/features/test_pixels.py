@@ -27,16 +27,16 @@ def test_equal_to_torchvision(size: int) -> None:
     for width, height in [(32, 32), (size, size), (300, 301), *generator.integers(20, 500, (12, 2)).tolist()]:
         data, image = png(width, height, width)
         reference = transforms.Compose([
-            transforms.Resize(view.short_side, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size),
+            transforms.Resize(view.short, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size),
         ])  # fmt: skip
         np.testing.assert_array_equal(view(data), np.asarray(reference(image)), err_msg=f"{width}x{height}")
 
 
 def test_margins() -> None:
-    assert View.of(224).short_side == 256
-    assert View.of(64).short_side == 64  # small pictures have no margin to spare
-    assert View.of(224, 1.0).short_side == 224
-    assert "short side 256 bicubic; centre crop 224" in str(View.of(224))
+    assert View.of(224).short == 256
+    assert View.of(64).short == 64  # small pictures have no margin to spare
+    assert View.of(224, 1.0).short == 224
+    assert "short side 256 bicubic; centre crop 224" in View.of(224).steps()
 
 
 def test_damage_is_a_decode_error() -> None:

@@ -80,6 +80,15 @@ def open_source(path: Path, *, unfinished: bool = False) -> Source:
     return Source(place, title, size, trunk, head, tuple(unknown), metadata, tuple(files))
 
 
+def tensors_of(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors in a file of any kind of model, under the file's own names without wrappers', mapped into memory.
+
+    Raises:
+        InputError: damaged, or naming code.
+    """
+    return {names.unwrap(key): entry.mapped() for key, entry in _file(path)[1].items()}
+
+
 def _bytes(path: Path) -> int:
     if path.is_dir():
         return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
