@@ -89,6 +89,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seerctl probe knn --train train.h5 --test test.h5 --target label --k 5 -o knn.json --predictions predictions.csv
         seerctl probe linear --train train.h5 --test test.h5 --target label --l2 1 -o linear.json --predictions l.csv
         cp -r run another-run
+        printf 'def colours():\\n    return lambda images: images.mean((2, 3))\\n' > my_model.py
         printf '[[check]]\\nid = "accuracy"\\nmetric = "accuracy"\\ngroups = ["gender"]\\n' > audit.toml
         """,
         where,

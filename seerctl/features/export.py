@@ -115,7 +115,8 @@ def _write_npz(file: FeatureFile, target: IO[bytes]) -> None:
             np.lib.format.write_array_header_1_0(member, header)
             for _, rows in _pieces(file):
                 member.write(rows.tobytes())
-        arrays: dict[str, NDArray[Any]] = {"keys": file.keys, "attributes": np.array(_attributes(file))}
+        keys = file.keys.view(f"S{file.keys.dtype.itemsize}")  # without what h5py adds to the type
+        arrays: dict[str, NDArray[Any]] = {"keys": keys, "attributes": np.array(_attributes(file))}
         for name, column in file.columns.items():
             arrays[f"columns/{dataset_name(name)}"] = column.values
             if column.categories is not None:

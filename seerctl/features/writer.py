@@ -123,9 +123,8 @@ def _is_exported(path: Path, header: Header, dtype: str) -> bool:
     except (InputError, KeyError, ValueError, TypeError):
         return False
     wanted = _wanted(header, rows, dtype)
-    return all(told.get(name) == wanted[name] for name in (*ATTRIBUTES, "dtype")) and _settings(lineage) == _settings(
-        header.lineage
-    )
+    same = all(told.get(name) == wanted[name] for name in (*ATTRIBUTES, "dtype"))
+    return same and isinstance(lineage, dict) and dict(_settings(lineage)) == dict(_settings(header.lineage))
 
 
 def _identity(file: h5py.File) -> dict[str, object]:

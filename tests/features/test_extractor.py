@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from seerctl.augment.corruptions import Corruption
 from seerctl.errors import EnvironmentFault, InputError, UsageError
@@ -29,46 +28,12 @@ from seerctl.features.plan import Target, make_job
 from seerctl.features.ranks import Ranks
 from seerctl.features.store import FeatureFile
 from seerctl.features.writer import part_of, sidecar
-from seerctl.model.heads import SwAVHead, SwAVModel
 from seerctl.model.load import load_model
 from seerctl.model.regnet import build_trunk
-from seerctl.model.sizes import RegNetSize
 from seerctl.model.weights import save_weights
 from seerctl.shards.index import ShardSet
+from tests.extraction import BATCH, COUNT, TINY, run
 from tests.feature_files import meta_of, picture_shards, shards_of, stream_of
-
-COUNT, BATCH = 300, 40
-TINY = RegNetSize(depths=(1, 1, 1, 1), widths=(8, 16, 24, 32), group_widths=(8, 8, 8, 8), stem_width=8)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return picture_shards(tmp_path_factory.mktemp("data") / "shards", COUNT, maxcount=120)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "weights.safetensors"
-    torch.manual_seed(3)
-    model = SwAVModel(build_trunk(TINY), SwAVHead(32, (20, 12), 6, nn.BatchNorm1d))
-    for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
-            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
-    save_weights(path, model.state_dict(), {"crop_size": "32"})
-    return path
-
-
-@pytest.fixture(scope="module")
-def reference(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("reference") / "f.h5"
-    assert run(data, weights, path) == Extracted({"avgpool": path}, COUNT, 0)
-    return path
-
-
-def run(data: Path, weights: Path, output: Path, **options: object) -> Extracted | None:
-    settings = {"device": "cpu", "batch": BATCH, "workers": 2, **options}
-    return extract(str(weights), str(data), output, Options(**settings))  # type: ignore[arg-type]
 
 
 def rows(path: Path) -> np.ndarray:
