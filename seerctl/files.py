@@ -137,6 +137,14 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_hdf5(path: Path) -> bool:
+    """Whether `path` is a file that begins as HDF5 files do."""
+    if not path.is_file():
+        return False
+    with blame(path), path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
 def free_bytes(path: Path) -> int:
     """Free bytes on the file system that holds `path` or its closest existing parent."""
     import shutil

@@ -89,7 +89,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seerctl probe knn --train train.h5 --test test.h5 --target label --k 5 -o knn.json --predictions predictions.csv
         seerctl probe linear --train train.h5 --test test.h5 --target label --l2 1 -o linear.json --predictions l.csv
         cp -r run another-run
-        printf 'def colours():\\n    return lambda images: images.mean((2, 3))\\n' > my_model.py
         printf '[[check]]\\nid = "accuracy"\\nmetric = "accuracy"\\ngroups = ["gender"]\\n' > audit.toml
         """,
         where,
@@ -101,6 +100,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         names = sorted(read_sources(shards).values())
     truth = {"queries": [{"query": names[0], "relevant": names[1:4], "junk": names[4:5]}]}
     (where / "truth.json").write_text(json.dumps(truth))
+    (where / "my_model.py").write_text(blocks("python")[0])  # the README's
     return where
 
 

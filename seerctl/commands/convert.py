@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from seerctl.model.convert import Converted, Target
 
 EXAMPLES = (
+    "seerctl convert test.h5 -o test.parquet",
     "seerctl convert run/ -o regnet_timm.safetensors --to timm --head drop",
     "seerctl convert run/ -o seer.torch --to vissl && seerctl convert seer.torch -o weights.safetensors",
 )
@@ -22,7 +23,9 @@ EXAMPLES = (
 
 @click.command(cls=SeerCommand, examples=EXAMPLES)
 @click.argument("model", metavar="IN", type=click.Path(path_type=Path))
-@output_path("The file to write: .safetensors, or .pth, .pt, .torch, .bin as torch.save writes them.")
+@output_path(
+    "The file to write: .safetensors, or .pth, .pt, .torch, .bin as torch.save writes them; of features .npz, .parquet."
+)
 @click.option("--to", type=click.Choice(["seerctl", "torchvision", "vissl", "timm", "hf"]), default="seerctl",
               help="Whose names; seerctl: torchvision's under trunk. and head.")  # fmt: skip
 @click.option("--head", type=click.Choice(["keep", "drop"]), default="keep",
@@ -37,7 +40,7 @@ def convert(
     overwrite: bool,
     output_format: str,
 ) -> None:
-    """Rewrite a RegNet under the names of another library, value by value.
+    """Rewrite a RegNet under the names of another library, or a feature file in another format, value by value.
 
     IN is recognised by its tensors' names and shapes: a checkpoint of VISSL (SEER's; consolidated, or the list of its
     shards or slices), a state dict of torchvision or timm, a model of Hugging Face, a file or a run of seerctl, or one
@@ -50,6 +53,14 @@ def convert(
         done = run(model, output, cast("Target", to), keep_head=head == "keep", overwrite=overwrite, progress=progress)
         say(f"convert: {done.tensors:,} tensors, {progress.done:,} bytes in {progress.seconds:,.1f} s: {output}")
     emit(asdict(done), output_format, _text(done))
+
+
+def _convert_features(features: Path, output: Path, overwrite: bool, output_format: str) -> None:
+    from seerctl.features.export import convert_features
+
+    done = convert_features(features, output, overwrite=overwrite)
+    say(f"convert: {done['rows']:,} rows of {done['dim']:,} values, {done['bytes']:,} bytes: {output}")
+    emit(done, output_format, "\n".join(f"{name:<8} {value}" for name, value in done.items()))
 
 
 def _text(done: Converted) -> str:

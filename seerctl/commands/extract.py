@@ -15,10 +15,9 @@ from seerctl.options import SeerCommand, data, loads_code, output_path, overwrit
     "seerctl extract --model run/ --data shards/ -o features.h5",
     "seerctl extract --model torchvision:regnet_y_400mf --data shards/ --layer res4 --layer avgpool -o features/",
     "seerctl extract --model torchvision:resnet18 --data shards/ --layer res4:rmac --resize long=128 -o whole.h5",
-    "seerctl extract --model run/ --data shards/ --layer res4:regions --layer res5:2x1 --layer res5:gem4 -o pooled/",
     "seerctl extract --model run/ --data shards/test --tta -o features.npz",
     "seerctl extract --model run/ --data shards/test --corrupt fog:3 --corrupt noise:5 -o corrupted/",
-    "seerctl extract --model my_model:colours --trust-code --data shards/ -o features.h5",
+    "seerctl extract --model my_model:make --trust-code --data shards/ -o features.h5",
 ])  # fmt: skip
 @click.option(
     "--model",

@@ -82,7 +82,7 @@ def exported_attributes(path: Path) -> dict[str, Any]:
     """
     try:
         if format_of(path) == "npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 text = str(arrays["attributes"])
         else:
             _, parquet = pyarrow(path)
