@@ -154,7 +154,7 @@ def test_timm(name: str, tmp_path: Path) -> None:
     assert (model.view.mean, model.view.deviation) == (settings["mean"], settings["std"])
     assert model.view.size == settings["input_size"][1] == 160
     assert model.view.short == int(160 / settings["crop_pct"])
-    assert model.facts == {"timm": timm.__version__}
+    assert model.facts["timm"] == timm.__version__
     layers = [Layer.parse("avgpool")]
     encoder = make_encoder(model.network, model.view, layers, "float32", torch.device("cpu"), name)
     images = pixels(2, 160, 160)
@@ -234,7 +234,8 @@ def test_code_runs_only_when_it_is_trusted(code: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="layer 'words' is str"):
         encode(model, "words")
     other = load_frozen(f"{code}:module", trust_code=True)
-    assert other.facts == model.facts
+    assert other.facts["code_sha256"] == model.facts["code_sha256"]
+    assert other.facts["parameters"] == 3 * 4 * 9 + 4
     assert other.weights_sha256 != model.weights_sha256
     assert [found.shape for found in encode(other, "avgpool", "0")] == [(2, 4 * 62 * 62), (2, 4)]
 
