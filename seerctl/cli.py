@@ -55,6 +55,7 @@ PROBES = {
         "seerctl.commands.probes.clusters:clusters",
         "Clusters or prototypes against labels: NMI, purity.",
     ),
+    "words": ("seerctl.commands.probes.words:words", "Tags by sight: nearest words across languages, groups, a map."),
 }
 
 

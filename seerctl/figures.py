@@ -58,7 +58,7 @@ _PALETTE = ("#3f6d9e", "#c8722b", "#1f8a70", "#b01040", "#8a6500", "#7a5ab0")
 _SHAPES = ("o", "^")
 _MARKS: dict[Kind, str] = {"plain": "o", "pass": "o", "fail": "X", "unsure": "D"}
 _WORDS: dict[Kind, str] = {"plain": "", "pass": "passes", "fail": "fails", "unsure": "undecided"}
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "seerctl", "text.parse_math": False, "text.usetex": False,
     "font.size": FONT, "font.family": ["DejaVu Sans"], "axes.unicode_minus": True, "path.simplify": False,
 }  # fmt: skip
@@ -114,7 +114,7 @@ def intervals(
     for row, point in enumerate(points):
         if math.isfinite(point.value):
             axes.plot([point.value], [row], **_marker(point.kind))
-    return _bytes(figure, form)
+    return rendered(figure, form)
 
 
 def bars(
@@ -131,7 +131,7 @@ def bars(
     _spans(axes, points, 1.3, colour=LIGHT["ink"])
     if line is not None:
         axes.axvline(line, color=LIGHT["muted"], linewidth=1, dashes=(4, 3), zorder=1)
-    return _bytes(figure, form)
+    return rendered(figure, form)
 
 
 def curves(
@@ -163,7 +163,7 @@ def curves(
         _name_axes(axes, below, axis)
         axes.locator_params(axis="x", nbins=6)
         _names_above(figure, len(series))
-        return _bytes(figure, form)
+        return rendered(figure, form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ def scaling(
             axes.axhline(line, color=LIGHT["muted"], linewidth=1, dashes=(4, 3), zorder=1)
         _name_axes(axes, below, axis)
         _names_above(figure, len(trends))
-        return _bytes(figure, form)
+        return rendered(figure, form)
 
 
 def confusion(
@@ -250,7 +250,7 @@ def confusion(
         _bare(axes)
         axes.set_xlabel(_clean(axis), color=LIGHT["muted"], labelpad=5)
         axes.set_ylabel(_clean(side), color=LIGHT["muted"], labelpad=5)
-        return _bytes(figure, form)
+        return rendered(figure, form)
 
 
 def cloud(
@@ -285,7 +285,7 @@ def cloud(
             loc="upper left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderpad=0, borderaxespad=0.2,
             handletextpad=0.1, columnspacing=1.0, labelcolor=LIGHT["muted"], markerscale=1.6, fontsize=FONT - 1,
         )  # fmt: skip
-        return _bytes(figure, form)
+        return rendered(figure, form)
 
 
 def stacked(
@@ -519,12 +519,13 @@ def _clean(text: str) -> str:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that our font lacks: an SVG keeps them as text
         yield
 
 
-def _bytes(figure: Figure, form: Form) -> bytes:
+def rendered(figure: Figure, form: Form) -> bytes:
+    """The bytes of a figure."""
     out = io.BytesIO()
     with _style():
         if form == "png":

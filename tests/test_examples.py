@@ -67,9 +67,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw(number).save(path, quality=92)
         groups = [("f", "m")[number // 2 % 2], ("young", "old")[number % 3 // 2]]
         places = [(47, -34)[number % 2] + number / 100, (8, 151)[number % 2] - number / 100]
-        rows.append([path.relative_to(where), path.parent.name, *groups, *places])
+        tags = " ".join(f"#{word}" for word in (path.parent.name, *groups))
+        rows.append([path.relative_to(where), path.parent.name, *groups, *places, tags])
     with (where / "photos.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["path", "label", "gender", "age", "lat", "lon"], *rows])
+        csv.writer(file).writerows([["path", "label", "gender", "age", "lat", "lon", "tags"], *rows])
     done = shell(
         """
         tar cf photos.tar photos

@@ -174,6 +174,22 @@ PROTOCOLS: dict[str, Protocol] = {
             "seed": Option(int, 0, "of k-means and the intervals"),
         },
     ),
+    "words": Protocol(
+        summary="tags by what their pictures look like, across languages",
+        load="seerctl.probes.words:load_words", run="seerctl.probes.words:words",
+        inputs={"test": Input("features of pictures with tags")},
+        metrics=("split_half", "translation_r1", "translation_r5"),
+        options={
+            "language": Option(str | None, None, "column with the language of a picture's tags", stage="load"),
+            "languages": Option(str | None, None, "file of languages of tags instead", stage="load"),
+            "separator": Option(str | None, None, "what stands between tags of a text", stage="load"),
+            "least": Option(int, 5, "pictures that a tag needs", stage="load"),
+            "dictionary": Option(str | None, None, "file of tags that mean the same", stage="load"),
+            "k": Option(int | None, None, "groups of tags; None: root of half the tags"),
+            "centre": Option(bool, True, "take off what all tags have in common"),
+            "seed": Option(int, 0, "of groups and halves"),
+        },
+    ),
 }  # fmt: skip
 
 
