@@ -6,8 +6,8 @@ tells the model that two words mean the same: a tag whose nearest tag in another
 by sight.
 
 Metrics: split_half, the share of tags whose nearest embedding in their language, when both are made of other halves of
-the pictures, is their own: how far the embeddings can be relied on. With a dictionary: translation_r1 and translation_r5, the share of
-its tags whose translation is the nearest, or among the five nearest, of that language.
+the pictures, is their own: how far the embeddings can be relied on. With a dictionary: translation_r1 and
+translation_r5, the share of its tags whose translation is the nearest, or among the five nearest, of that language.
 
 Source: P. Goyal et al., arXiv 2202.08360, section 5 (hashtags of many languages).
 """
