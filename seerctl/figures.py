@@ -320,7 +320,7 @@ def stacked(
             loc="upper left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderpad=0, borderaxespad=0.2,
             handletextpad=0.5, columnspacing=1.4, labelcolor=LIGHT["muted"], handlelength=1.4,
         )  # fmt: skip
-        return _bytes(figure, form)
+        return rendered(figure, form)
 
 
 def _decades(axes: Axes) -> float:
