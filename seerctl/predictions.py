@@ -326,11 +326,11 @@ class _Raw:
     def _label_lists(self) -> list[list[str] | None] | None:
         """For each label as written its names (None: missing), if any is a list; predictions may be lists then too."""
         written = list(self.coders["label"])
-        lists = [_as_list(text) for text in written]
+        lists = [as_list(text) for text in written]
         if not any(found is not None for found in lists):
             return None
         for text in self.coders["prediction"]:
-            found = _as_list(text)
+            found = as_list(text)
             if found is not None:
                 self.heads[text] = found[0] if found else ""
         return [[text] if found is None and text else found for text, found in zip(written, lists, strict=True)]
@@ -434,10 +434,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_list(text: str) -> bool:
-    return _as_list(text) is not None
+    return as_list(text) is not None
 
 
-def _as_list(text: str) -> list[str] | None:
+def as_list(text: str) -> list[str] | None:
     """The names in a JSON list, None where `text` is none."""
     if not text.startswith("["):
         return None

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from seerctl.errors import InputError, UsageError
 from seerctl.files import atomic_write, blame, json_text
-from seerctl.probes.logistic import Problem, Rotation, Scaler, Solution, solve
+from seerctl.probes.axes import Rotation, Scaler
+from seerctl.probes.logistic import Problem, solve
 from seerctl.probes.task import log
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -72,14 +73,13 @@ def fit_classifier(
     scaler = Scaler.fit(torch.from_numpy(features))
     scaled = scaler(torch.from_numpy(features)).to(device)
     rotation = Rotation.fit(scaled)
-    scaled = scaled @ rotation.axes.to(scaled.dtype)
-    problem = Problem(scaled, torch.from_numpy(labels).to(device), classes, rotation.variance)
+    problem = Problem(rotation(scaled), torch.from_numpy(labels).to(device), classes, rotation.variance)
     path: list[dict[str, Any]] = []
     if len(penalties) > 1:
-        held = _held_out(labels, validation, seed)
+        held = held_out(labels, validation, seed)
         path = _path(problem, torch.from_numpy(held).to(device), sorted(penalties, reverse=True), progress)
     best = _best(path) if path else float(penalties[0])
-    solution = solve(problem, best)
+    (solution,) = solve(problem, [best])
     if progress is not None:
         progress(1)
     weight = (solution.weight @ rotation.axes.T).cpu() / scaler.scale
@@ -91,7 +91,7 @@ def fit_classifier(
     return Classifier(weight.numpy(), (solution.bias.cpu() - weight @ scaler.mean).numpy(), settings)
 
 
-def _held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+def held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
     """(n,) True for the held-out rows: `share` of each class, rounded, never all rows of a class."""
     order = np.random.default_rng(seed).permutation(len(labels))
     held = np.zeros(len(labels), dtype=np.bool_)
@@ -100,8 +100,8 @@ def _held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.
         held[rows[: min(len(rows) - 1, round(share * len(rows)))]] = True
     if not held.any():
         raise InputError(
-            f"linear: too few training rows ({len(labels)}) to hold any out for the choice of the penalty",
-            "Name one penalty with --l2",
+            f"linear: too few training rows ({len(labels)}) to hold any out for a choice",
+            "Name a single candidate, with --l2 (or --lr)",
         )
     return held
 
@@ -109,16 +109,14 @@ def _held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.
 def _path(
     problem: Problem, held: Tensor, penalties: Sequence[float], progress: Callable[[int], None] | None
 ) -> list[dict[str, Any]]:
-    """Scores on the held-out rows, from the strongest penalty to the weakest, each started from the one before."""
+    """Scores on the held-out rows, from the strongest penalty to the weakest."""
     inside, outside = problem.take(~held), problem.take(held)
-    solution: Solution | None = None
     path = []
-    for l2 in penalties:
-        solution = solve(inside, l2, solution)
+    for solution in solve(inside, penalties):
         logp = solution.logits(outside.features).log_softmax(1)
         correct = int((logp.argmax(1) == outside.labels).sum())
         path.append({
-            "l2": l2, "rows": len(outside.labels), "top1": correct / len(outside.labels),
+            "l2": solution.l2, "rows": len(outside.labels), "top1": correct / len(outside.labels),
             "cross_entropy": -float(logp.gather(1, outside.labels[:, None]).double().mean()), "steps": solution.steps,
         })  # fmt: skip
         if progress is not None:

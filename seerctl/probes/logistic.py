@@ -3,66 +3,32 @@
 minimise over W (C, D), b (C):  1/n sum_i cross_entropy(W x_i + b, y_i) + l2/2 |W|^2      (b is not penalised)
 
 This is scikit-learn's `LogisticRegression(C=1/(n l2))` with its objective divided by C n (of two classes scikit-learn
-penalises one logit instead of both: there its C is 2/(n l2)). The features are rotated into
-their principal axes once and scaled by an upper bound of the curvature along each (D. Boehning, Annals of the Institute
-of Statistical Mathematics 44 (1992) 197-200), so that L-BFGS needs fewer steps; the optimum is the same.
+penalises one logit instead of both: there its C is 2/(n l2)). All penalties are fitted at once (see `minimise`), in the
+principal axes of the features (see `axes`), scaled by an upper bound of the curvature along each (D. Boehning, Annals
+of the Institute of Statistical Mathematics 44 (1992) 197-200), so that L-BFGS needs fewer steps; the optimum is the
+same.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-ROWS = 65536  # rows whose logits are held at a time
-MAX_STEPS = 1000
-SMALL = 20_000_000  # multiplications of one evaluation
-GRADIENT_TOLERANCE = 1e-6  # of the largest entry, in the scaled coordinates
+from seerctl.probes.axes import few_threads, pieces
+from seerctl.probes.minimise import TOLERANCE, minimise
 
-
-@dataclass(frozen=True, slots=True)
-class Scaler:
-    """Features to zero mean and unit variance; a constant feature is only centred. mean, scale: (D,)."""
-
-    mean: Tensor
-    scale: Tensor
-
-    @classmethod
-    def fit(cls, features: Tensor) -> Scaler:
-        """Mean and standard deviation (of the population) of the rows of `features` (n, D)."""
-        mean, deviation = features.double().mean(0), features.double().std(0, correction=0)
-        deviation[deviation <= 1e-12 * mean.abs() + 1e-30] = 1.0
-        return cls(mean, deviation)
-
-    def __call__(self, features: Tensor) -> Tensor:
-        return ((features - self.mean) / self.scale).to(features.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Rotation:
-    """Principal axes of standardised features: axes (D, D), one a column, and the variance along each, (D,)."""
-
-    axes: Tensor
-    variance: Tensor
-
-    @classmethod
-    def fit(cls, features: Tensor) -> Rotation:
-        """Axes of the rows of `features` (n, D), whose mean is zero."""
-        gram = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64, device=features.device)
-        for first in range(0, len(features), ROWS):
-            rows = features[first : first + ROWS]
-            gram += (rows.T @ rows).double()
-        variance, axes = torch.linalg.eigh(gram / len(features))
-        return cls(axes, variance.clamp_min(0.0))
+WIDTH = 512  # logits of a row that are computed together: enough for a product at full speed
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
     """weight (C, D) and bias (C,) in the coordinates the features were given in; loss is the objective there."""
 
+    l2: float
     weight: Tensor
     bias: Tensor
     loss: float
@@ -75,7 +41,7 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Rotated features (n, D) float32, labels (n,) int64 below `classes`, and the variance (D,) along each axis."""
+    """Rotated features (n, D), labels (n,) int64 below `classes`, and the variance (D,) along each axis."""
 
     features: Tensor
     labels: Tensor
@@ -88,57 +54,78 @@ class Problem:
         return Problem(self.features[rows], self.labels[rows], self.classes, self.variance)
 
 
-def solve(problem: Problem, l2: float, start: Solution | None = None) -> Solution:
-    """The optimum of `problem`, begun from `start` (the solution for a close `l2`) where given."""
-    features, classes = problem.features, problem.classes
-    scale = (0.5 / classes * problem.variance + l2).rsqrt()
-    weight = torch.zeros(classes, features.shape[1], dtype=torch.float64, device=features.device)
-    bias = torch.zeros(classes, dtype=torch.float64, device=features.device)
-    if start is not None:
-        weight, bias = start.weight / scale, start.bias.clone()
-    weight.requires_grad_(), bias.requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=MAX_STEPS, history_size=20, tolerance_grad=GRADIENT_TOLERANCE,
-        tolerance_change=1e-12, line_search_fn="strong_wolfe",
-    )  # fmt: skip
+def solve(problem: Problem, penalties: Sequence[float], tolerance: float = TOLERANCE) -> list[Solution]:
+    """The optimum of `problem` for each of `penalties` (l2), in their order.
 
-    def closure() -> Tensor:
-        true_weight = weight.detach() * scale
-        loss, weight_gradient, bias_gradient = objective(features, problem.labels, true_weight, bias.detach(), l2)
-        weight.grad, bias.grad = weight_gradient * scale, bias_gradient
-        return loss
-
-    with torch.no_grad(), _few_threads(features.numel() * classes):
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-        loss = float(closure())
-    return Solution((weight * scale).detach(), bias.detach(), loss, optimizer.state[weight]["n_iter"])
+    Every third penalty is fitted first; the others start between its neighbours and need a few steps only.
+    """
+    ordered = sorted(set(penalties), reverse=True)
+    first = sorted({*ordered[:: max(1, min(3, len(ordered) - 1))], ordered[-1]}, reverse=True)
+    rest = [l2 for l2 in ordered if l2 not in first]
+    most = max(1, WIDTH // problem.classes)
+    found: dict[float, Solution] = {}
+    for group in (first, rest):
+        for begin in range(0, len(group), most):
+            together = group[begin : begin + most]
+            found |= zip(together, _solve_together(problem, together, found, tolerance), strict=True)
+    return [found[l2] for l2 in penalties]
 
 
-@contextlib.contextmanager
-def _few_threads(work: int) -> Iterator[None]:
-    """One thread for `work` too small to share: on a busy machine its barriers would cost ten times the work."""
-    before = torch.get_num_threads()
-    if work < SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _solve_together(
+    problem: Problem, penalties: Sequence[float], known: Mapping[float, Solution], tolerance: float
+) -> list[Solution]:
+    features, classes, dim = problem.features, problem.classes, problem.features.shape[1]
+    l2 = torch.tensor(penalties, dtype=torch.float64, device=features.device)
+    scale = (0.5 / classes * problem.variance + l2[:, None]).rsqrt()[:, None, :]  # (P, 1, D)
+
+    def function(point: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        weight = point[:, : classes * dim].view(-1, classes, dim) * scale[which]
+        value, by_weight, by_bias = objective(features, problem.labels, weight, point[:, classes * dim :], l2[which])
+        return value, torch.cat([(by_weight * scale[which]).flatten(1), by_bias], 1)
+
+    begin = torch.zeros(len(l2), classes * (dim + 1), dtype=torch.float64, device=features.device)
+    for row, penalty in enumerate(penalties if known else ()):
+        weight, bias = _between(known, penalty)
+        begin[row] = torch.cat([(weight / scale[row]).flatten(), bias])
+    with torch.no_grad(), few_threads(features.numel() * classes * len(l2)):
+        end = minimise(function, begin, tolerance=tolerance)
+    weights = end.point[:, : classes * dim].view(-1, classes, dim) * scale
+    return [
+        Solution(penalty, weights[i], end.point[i, classes * dim :], float(end.value[i]), int(end.steps[i]))
+        for i, penalty in enumerate(penalties)
+    ]
+
+
+def _between(known: Mapping[float, Solution], l2: float) -> tuple[Tensor, Tensor]:
+    """Weight and bias between those of the closest known penalties on both sides, in log l2, or the closest one's."""
+    above, below = [k for k in known if k >= l2], [k for k in known if k <= l2]
+    one, two = known[min(above, default=max(known))], known[max(below, default=min(known))]
+    share = math.log(one.l2 / l2) / math.log(one.l2 / two.l2) if one.l2 > two.l2 and above and below else 0.0
+    return torch.lerp(one.weight, two.weight, share), torch.lerp(one.bias, two.bias, share)
 
 
 def objective(
-    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, l2: float
+    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, l2: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value of the objective and its gradients by weight (C, D) and bias (C,), all float64, at any number of rows."""
-    narrow, narrow_bias = weight.to(features.dtype), bias.to(features.dtype)
-    loss = 0.5 * l2 * (weight * weight).sum()
-    weight_gradient, bias_gradient = l2 * weight, torch.zeros_like(bias)
-    for first in range(0, len(features), ROWS):
-        rows, truth = features[first : first + ROWS], labels[first : first + ROWS]
-        logp = torch.addmm(narrow_bias, rows, narrow.T).log_softmax(1)
-        loss = loss - logp.gather(1, truth[:, None]).double().sum() / len(features)
+    """Values (P,) of the objective at P penalties `l2` and its gradients by weight (P, C, D) and bias (P, C), float64.
+
+    Products are in the type of `features` (n, D), sums over pieces of rows in float64.
+    """
+    count, classes, dim = weight.shape
+    narrow, narrow_bias = weight.to(features.dtype).reshape(-1, dim), bias.to(features.dtype).flatten()
+    loss = torch.zeros_like(l2)
+    by_weight, by_bias = weight.new_zeros(count * classes, dim), bias.new_zeros(count * classes)
+    for piece in pieces(len(features), count * classes):
+        rows, truth = features[piece], labels[piece, None, None].expand(-1, count, 1)
+        logp = torch.addmm(narrow_bias, rows, narrow.T).view(-1, count, classes).log_softmax(2)
+        loss -= logp.gather(2, truth).squeeze(2).sum(0, dtype=torch.float64)
         error = logp.exp_()
-        error[torch.arange(len(rows), device=rows.device), truth] -= 1.0
-        weight_gradient = weight_gradient + (error.T @ rows).double() / len(features)
-        bias_gradient = bias_gradient + error.double().sum(0) / len(features)
-    return loss, weight_gradient, bias_gradient
+        error.scatter_add_(2, truth, error.new_full((1, 1, 1), -1.0).expand_as(truth))
+        by_weight += (error.view(len(rows), -1).T @ rows).double()
+        by_bias += error.view(len(rows), -1).sum(0, dtype=torch.float64)
+    n = len(features)
+    return (
+        loss / n + 0.5 * l2 * (weight * weight).sum((1, 2)),
+        by_weight.view(weight.shape) / n + l2[:, None, None] * weight,
+        by_bias.view(bias.shape) / n,
+    )

@@ -11,9 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from seerctl.errors import InputError, UsageError
-from seerctl.probes.classifier import _held_out
+from seerctl.probes.classifier import held_out
 from seerctl.probes.linear import linear
-from seerctl.probes.logistic import Problem, Rotation, Scaler, objective, solve
+from seerctl.probes.axes import Rotation, Scaler
+from seerctl.probes.logistic import Problem, objective, solve
 from seerctl.probes.task import Task, load_task
 from tests.feature_files import clouds, pair
 
@@ -37,23 +38,26 @@ def test_the_optimum_is_scikit_learns(classes: int, l2: float) -> None:
     if classes == 2:
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     x, y = torch.from_numpy(scaled), torch.from_numpy(labels)
-    wanted = float(objective(x, y, weight, bias, l2)[0])
+    wanted = float(objective(x, y, weight[None], bias[None], torch.tensor([l2]).double())[0])
     ours = Scaler.fit(torch.from_numpy(features))(torch.from_numpy(features))
     np.testing.assert_allclose(ours.numpy(), scaled, atol=2e-5)
     rotation = Rotation.fit(ours)
-    solution = solve(Problem(ours @ rotation.axes.float(), y, classes, rotation.variance), l2)
+    problem = Problem(rotation(ours), y, classes, rotation.variance)
+    solution = solve(problem, [1.0, l2])[1]
     assert solution.loss == pytest.approx(wanted, rel=1e-4)
     probabilities = solution.logits(x @ rotation.axes).softmax(1).numpy()
     np.testing.assert_allclose(probabilities, reference.predict_proba(scaled), atol=5e-3)
 
 
 def test_gradient_against_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seerctl.probes.logistic.ROWS", 64)  # several pieces
+    monkeypatch.setattr("seerctl.probes.axes.ROWS", 64)  # several pieces
     features, labels = correlated(200, 4, 10, seed=0)
     x, y = torch.from_numpy(features).double(), torch.from_numpy(labels)
     torch.manual_seed(0)
     weight, bias = torch.randn(4, 10, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
-    value, weight_gradient, bias_gradient = objective(x, y, weight, bias, 0.3)
+    l2 = torch.tensor([0.3, 7.0], dtype=torch.float64)
+    twice = weight.expand(2, -1, -1), bias.expand(2, -1)
+    value, weight_gradient, bias_gradient = (found[0] for found in objective(x, y, *twice, l2))
     w, b = weight.clone().requires_grad_(), bias.clone().requires_grad_()
     loss = torch.nn.functional.cross_entropy(x @ w.T + b, y) + 0.15 * (w * w).sum()
     loss.backward()
@@ -64,10 +68,10 @@ def test_gradient_against_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_held_out_rows_are_stratified_seeded_and_never_all() -> None:
     labels = np.repeat([0, 1, 2], [50, 10, 1])
-    held = _held_out(labels, 0.2, seed=1)
+    held = held_out(labels, 0.2, seed=1)
     assert [int(held[labels == code].sum()) for code in range(3)] == [10, 2, 0]
-    np.testing.assert_array_equal(held, _held_out(labels, 0.2, seed=1))
-    assert not np.array_equal(held, _held_out(labels, 0.2, seed=2))
+    np.testing.assert_array_equal(held, held_out(labels, 0.2, seed=1))
+    assert not np.array_equal(held, held_out(labels, 0.2, seed=2))
 
 
 def test_report_and_choice(tmp_path: Path) -> None:
