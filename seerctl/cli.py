@@ -42,6 +42,11 @@ PROBES = {
         "seerctl.commands.probes.linear:linear",
         "L2-regularised logistic regression, chosen on a validation split.",
     ),
+    "sgd": ("seerctl.commands.probes.sgd:sgd", "SEER's linear probe: heads trained by SGD, rates swept in one pass."),
+    "lowshot": ("seerctl.commands.probes.lowshot:lowshot", "A few rows of each class, several draws."),
+    "svm": ("seerctl.commands.probes.labels:svm", "VOC07 protocol: SVMs, costs chosen by folds, mAP; low-shot."),
+    "multilabel": ("seerctl.commands.probes.labels:multilabel", "Several labels a row: mean average precision."),
+    "regression": ("seerctl.commands.probes.regression:regression", "Numbers, by ridge regression or as classes."),
     "suite": ("seerctl.commands.suite:suite", "Many data sets and protocols in one go, resumable, one table."),
     "compare": ("seerctl.commands.compare:compare", "Models on the same rows: differences, scaling pictures."),
     "retrieval": (

@@ -73,7 +73,7 @@ def make_result(
         protocol,
         settings,
         {**hit_metrics(task.test.labels, top, len(task.classes)), **mean, **(more or {})},
-        {"train": task.train.origin, "test": task.test.origin},
+        {"train": task.train.origin, "test": task.test.origin, **task.more_inputs},
         target=task.target,
         more={"per_class": per_class, "classes": len(task.classes)},
         warnings=task.warnings,

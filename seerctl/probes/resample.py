@@ -58,9 +58,3 @@ def bootstrap(
         weights = row_weights(rows, min(step, draws - first), seed + 7919 * number, strata)
         drawn.append(statistic(weights))
     return value, np.concatenate(drawn)
-
-
-def mean_interval(values: Floats, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """The mean of (n,) scores, one a query or class, and its bootstrap interval over them."""
-    value, drawn = bootstrap(lambda weights: weights @ values / weights.sum(1), len(values), draws=draws, seed=seed)
-    return percentile(float(value), drawn)

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,17 @@ class Side:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """A classification: train on one side, score on the other. `classes` are those of the training side, sorted."""
+    """A classification: train on one side, score on the other. `classes` are those of the training side, sorted.
+
+    more_inputs: what a report says of further feature files, by role.
+    """
 
     target: str
     classes: tuple[str, ...]
     train: Side
     test: Side
     warnings: tuple[str, ...] = ()
+    more_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def load_task(train: Path, test: Path, target: str) -> Task:
@@ -112,8 +116,8 @@ def _check_pair(train: FeatureFile, test: FeatureFile) -> None:
             f"{test.path}: features of {test.shape[1]} dimensions, those of {train.path} have {train.shape[1]}",
             "Extract both with the same model and layer",
         )
-    for field, name in MUST_AGREE.items():  # corrupted views may be scored by what was learnt from clean ones
-        one, two = getattr(train.header, field), getattr(test.header, field)
+    for attribute, name in MUST_AGREE.items():  # corrupted views may be scored by what was learnt from clean ones
+        one, two = getattr(train.header, attribute), getattr(test.header, attribute)
         if one != two:
             raise UsageError(
                 f"{test.path}: its {name} is '{two[:60]}', that of {train.path} '{one[:60]}'",

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from seerctl.commands.probes.shared import device_option, pair_options, result_options, run, table_options
+from seerctl.commands.probes.shared import (
+    device_option,
+    pair_options,
+    penalty_option,
+    result_options,
+    run,
+    seed_option,
+    table_options,
+    validation_option,
+)
 from seerctl.console import Progress
 from seerctl.options import SeerCommand
 
@@ -20,17 +29,9 @@ if TYPE_CHECKING:
     "seerctl probe linear --train train.h5 --test test.h5 --target label --l2 0.01 --predictions predictions.csv",
 ])  # fmt: skip
 @pair_options
-@click.option(
-    "--l2",
-    "penalties",
-    type=click.FloatRange(min=0, min_open=True),
-    multiple=True,
-    show_default="seven from 1e-6 to 1",
-    help="Penalty; repeat for a choice on held-out training rows.",
-)
-@click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
-              help="Share of the training rows held out for the choice.")  # fmt: skip
-@click.option("--seed", type=int, default=0, help="Seed of the held-out part.")
+@penalty_option("seven from 1e-6 to 1")
+@validation_option
+@seed_option
 @table_options
 @device_option
 @result_options

@@ -50,18 +50,34 @@ train_and_test = stacked(
     feature_file("--test", "Features to score on, of the same model and layer.", metavar="B.h5"),
 )
 
-pair_options = stacked(
-    train_and_test,
-    click.option("--target", required=True, metavar="COLUMN", help="Metadata column with the classes."),
+target_option = click.option("--target", required=True, metavar="COLUMN", help="Metadata column to be predicted.")
+
+pair_options = stacked(train_and_test, target_option)
+
+predictions_option = click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the prediction for every test row (csv, jsonl, parquet), for 'audit'.",
 )
 
 table_options = stacked(
-    click.option("--predictions", type=click.Path(path_type=Path), metavar="FILE",
-                 help="Write the prediction for every test row (csv, jsonl, parquet), for 'audit'."),
+    predictions_option,
     click.option("--scores", type=click.Path(path_type=Path), metavar="FILE",
                  help="Write the scores of every class for every test row (HDF5), for 'audit --scores'."),
 )  # fmt: skip
 
+
+def penalty_option(default: str) -> Callable[[Any], Any]:
+    """`--l2`, once or several times; `default` says what is tried without it."""
+    return click.option("--l2", "penalties", type=click.FloatRange(min=0, min_open=True), multiple=True,
+                        show_default=default, help="Penalty; repeat for a choice on training rows.")  # fmt: skip
+
+
+validation_option = click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
+                                 help="Share of the training rows held out for the choice.")  # fmt: skip
+draws_option = click.option("--draws", type=click.IntRange(min=10), default=1000,
+                            help="Bootstrap samples behind an interval.")  # fmt: skip
 device_option = click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda.")
 seed_option = click.option("--seed", type=int, default=0, help="Seed of every draw.")
 
