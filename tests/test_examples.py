@@ -68,9 +68,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         groups = [("f", "m")[number // 2 % 2], ("young", "old")[number % 3 // 2]]
         places = [(47, -34)[number % 2] + number / 100, (8, 151)[number % 2] - number / 100]
         tags = " ".join(f"#{word}" for word in (path.parent.name, *groups))
-        rows.append([path.relative_to(where), path.parent.name, *groups, *places, tags])
+        rows.append([path.relative_to(where), path.parent.name, *groups, *places, tags, number % 7])
     with (where / "photos.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["path", "label", "gender", "age", "lat", "lon", "tags"], *rows])
+        csv.writer(file).writerows([["path", "label", "gender", "age", "lat", "lon", "tags", "count"], *rows])
     done = shell(
         """
         tar cf photos.tar photos

@@ -1,4 +1,4 @@
-"""k nearest neighbours by cosine, votes weighted by exp(similarity / T): no training, no choice made on the test set.
+"""k nearest neighbours, votes weighted by exp(similarity / T): no training, no choice made on the test set.
 
 Source: Z. Wu et al., CVPR 2018 (arXiv 1805.01978), section 3.4; the rule that DINO and SwAV report.
 """
@@ -6,6 +6,7 @@ Source: Z. Wu et al., CVPR 2018 (arXiv 1805.01978), section 3.4; the rule that D
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from seerctl.errors import UsageError
 from seerctl.probes.classification import METRIC_NAMES, hit_metrics, make_result, rank
 from seerctl.probes.report import ProbeResult
 from seerctl.probes.task import Task, log
+
+Similarity = Literal["cosine", "dot"]
 
 KS = (10, 20, 100, 200)
 HEADLINE_K = 20
@@ -39,27 +42,31 @@ def knn(
     ks: Sequence[int] = KS,
     *,
     temperature: float = TEMPERATURE,
+    similarity: Similarity = "cosine",
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
     full: bool = False,
 ) -> ProbeResult:
     """Classify every test row by its nearest training rows, for each k of `ks`.
 
-    Features are L2-normalised; the report has `top1_k<k>` (and `top5_k<k>` with more than five classes) for each k, and
-    the scores of `headline(ks)` as `top1`, `top5`, `mean_per_class`. A prediction's score is its share of the votes.
+    The report has `top1_k<k>` (and `top5_k<k>` with more than five classes) for each k, and the scores of
+    `headline(ks)` as `top1`, `top5`, `mean_per_class`. A prediction's score is its share of the votes. similarity:
+    "cosine" scales features to length 1, as DINOv2 does (its rule is this one at these defaults); "dot" takes them as
+    they are, which with k 200 and temperature 0.1 is VISSL's.
     full: keep the shares of every class at the headline k.
 
     Raises:
         UsageError: no k, or one that is not positive, or all beyond the number of training rows.
     """
     usable = _usable(ks, len(task.train))
-    bank = unit(task.train.features, device)
+    prepare = unit if similarity == "cosine" else plain
+    bank = prepare(task.train.features, device)
     ranked: dict[int, list[tuple[NDArray[np.int32], NDArray[np.float64]]]] = {k: [] for k in usable}
     shares: list[NDArray[np.float32]] = []
     for start in range(0, len(task.test), QUERY_ROWS):
-        queries = unit(task.test.features[start : start + QUERY_ROWS], device)
-        similarity, index = neighbours(queries, bank, max(usable))
-        votes = vote(similarity, task.train.labels[index], len(task.classes), usable, temperature)
+        queries = prepare(task.test.features[start : start + QUERY_ROWS], device)
+        closeness, index = neighbours(queries, bank, max(usable))
+        votes = vote(closeness, task.train.labels[index], len(task.classes), usable, temperature)
         for k, scores in votes.items():
             ranked[k].append(rank(scores))
         if full:
@@ -71,7 +78,7 @@ def knn(
     for k in usable:
         more |= hit_metrics(task.test.labels, whole[k][0], len(task.classes), f"_k{k}")
     settings = {
-        "k": list(usable), "headline_k": headline(usable), "temperature": temperature, "similarity": "cosine",
+        "k": list(usable), "headline_k": headline(usable), "temperature": temperature, "similarity": similarity,
         "weights": "exp(similarity/temperature)", "device": device,
     }  # fmt: skip
     return make_result(
@@ -94,7 +101,12 @@ def _usable(ks: Sequence[int], rows: int) -> list[int]:
 
 def unit(features: NDArray[np.float32], device: str = "cpu") -> Tensor:
     """Rows scaled to length 1, float32 on `device`; a zero row stays zero."""
-    return torch.nn.functional.normalize(torch.from_numpy(np.ascontiguousarray(features)).to(device), dim=1)
+    return torch.nn.functional.normalize(plain(features, device), dim=1)
+
+
+def plain(features: NDArray[np.float32], device: str = "cpu") -> Tensor:
+    """Rows as they are, float32 on `device`."""
+    return torch.from_numpy(np.ascontiguousarray(features)).to(device)
 
 
 def neighbours(queries: Tensor, bank: Tensor, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -19,8 +19,8 @@ from seerctl.errors import UsageError
 from seerctl.probes.axes import Scaler
 from seerctl.probes.binary import fit_each
 from seerctl.probes.classifier import PENALTIES, VALIDATION
-from seerctl.probes.precision import Rule, class_precisions
 from seerctl.probes.labelscores import ranking_result
+from seerctl.probes.precision import Rule, class_precisions
 from seerctl.probes.report import ProbeResult
 from seerctl.probes.resample import DRAWS
 from seerctl.probes.targets import Answers, LabelsTask

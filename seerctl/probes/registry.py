@@ -94,6 +94,16 @@ LOGISTIC = {
     "seed": Option(int, 0, "of the held-out part"),
 }  # fmt: skip
 
+LABELS = "seerctl.probes.targets:load_labels"
+LABEL_COLUMNS = {
+    "ignore": Option(str | None, None, "column of lists: classes that do not count in a row", stage="load"),
+    "negatives": Option(str | None, None, "column of lists: the only classes known to be absent", stage="load"),
+}
+RESAMPLED = {
+    "draws": Option(int, 1000, "bootstrap samples of the interval"),
+    "seed": Option(int, 0, "of every draw"),
+}
+
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(
         summary="weighted cosine k-nearest neighbours",
@@ -102,6 +112,7 @@ PROTOCOLS: dict[str, Protocol] = {
         options={
             "k": Option(tuple[int, ...], (10, 20, 100, 200), "neighbours; the headline is 20, else the first", "ks"),
             "temperature": Option(float, 0.07, "votes weigh exp(similarity / temperature)"),
+            "similarity": Option(Literal["cosine", "dot"], "cosine", "of unit vectors, or of features as they are"),
         },
     ),
     "linear": Protocol(
@@ -110,6 +121,71 @@ PROTOCOLS: dict[str, Protocol] = {
         metrics=("top1", "top5", "mean_per_class"),
         options={
             **LOGISTIC,
+        },
+    ),
+    "sgd": Protocol(
+        summary="SEER's linear probe: heads trained by SGD, rates and layers swept in one pass",
+        load="seerctl.probes.layers:load_layers", run="seerctl.probes.sgd:sgd",
+        inputs={"train": Input("features to learn from, of each layer", many=True),
+                "test": Input("features to score on, of each layer", many=True)},
+        metrics=("top1", "top5", "mean_per_class"),
+        options={
+            "lr": Option(tuple[float, ...], (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), "rates per 256 rows", "rates"),
+            "heads": Option(tuple[Literal["batchnorm", "plain"], ...], ("batchnorm",), "kinds tried on each layer"),
+            "epochs": Option(int, 28, "passes over the training rows"),
+            "milestones": Option(tuple[int, ...], (8, 16, 24), "epochs after which the rate is divided by 10"),
+            "cosine": Option(bool, False, "fall by a cosine instead"),
+            "batch": Option(int, 256, "rows of a step"),
+            "weight_decay": Option(float, 5e-4, "of the Linear"),
+            "validation": LOGISTIC["validation"],
+            "seed": Option(int, 0, "of the held-out part, the weights and the order"),
+        },
+    ),
+    "lowshot": Protocol(
+        summary="logistic regression on a few rows of each class, several draws",
+        load=TASK, run="seerctl.probes.lowshot:lowshot", inputs=CLASSIFICATION,
+        metrics=("top1_k*", "mean_per_class_k*", "top1_*pct", "mean_per_class_*pct"),
+        options={
+            "k": Option(tuple[int, ...], (1, 2, 4, 8, 16, 32, 64, 96), "rows of each class", "shots"),
+            "shares": Option(tuple[float, ...], (), "of the rows of each class"),
+            "samples": Option(int, 5, "draws of each"),
+            "l2": Option(tuple[float, ...], (1e-4, 1e-3, 1e-2, 1e-1, 1.0), "penalties to choose from", "penalties"),
+            "seed": Option(int, 0, "of the draws"),
+        },
+    ),
+    "svm": Protocol(
+        summary="VOC07: an SVM of each class, its cost chosen by folds; mean average precision",
+        load=LABELS, run="seerctl.probes.svm:svm", inputs=CLASSIFICATION, metrics=("map", "map_k*"),
+        options={
+            **LABEL_COLUMNS,
+            "costs": Option(tuple[float, ...], (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0),
+                            "to choose from"),
+            "folds": Option(int, 3, "of the training rows"),
+            "rule": Option(Literal["area", "voc", "voc11"], "voc", "average precision"),
+            "ignored_in_training": Option(bool, False, "leave ignored rows out of the training too"),
+            "k": Option(tuple[int, ...], (), "low-shot: positives of each class", "shots"),
+            "samples": Option(int, 5, "low-shot: draws of each"),
+            **RESAMPLED,
+        },
+    ),
+    "multilabel": Protocol(
+        summary="several labels a row: a logistic regression of each class; mean average precision",
+        load=LABELS, run="seerctl.probes.multilabel:multilabel", inputs=CLASSIFICATION, metrics=("map",),
+        options={
+            **LABEL_COLUMNS, **LOGISTIC, "rule": Option(Literal["area", "voc", "voc11"], "area", "average precision"),
+            **RESAMPLED,
+        },
+    ),
+    "regression": Protocol(
+        summary="numbers, by ridge regression or as classes",
+        load="seerctl.probes.targets:load_numbers", run="seerctl.probes.regression:regression", inputs=CLASSIFICATION,
+        metrics=("mae", "rmse", "r2", "spearman", "top1", "within_1"),
+        options={
+            "method": Option(Literal["ridge", "classes"], "ridge", "ridge regression, or each number as a class"),
+            "l2": Option(tuple[float, ...], tuple(10.0**power for power in range(-6, 3)), "penalties to choose from",
+                         "penalties"),
+            "validation": LOGISTIC["validation"],
+            **RESAMPLED,
         },
     ),
     "retrieval": Protocol(

@@ -15,14 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from seerctl.errors import Diverged, UsageError
 from seerctl.probes.classification import make_result, rank
-from seerctl.probes.layers import LayersTask
 from seerctl.probes.classifier import VALIDATION, held_out
+from seerctl.probes.layers import LayersTask
 from seerctl.probes.report import ProbeResult
 
 Head = Literal["batchnorm", "plain"]

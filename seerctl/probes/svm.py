@@ -25,8 +25,8 @@ from torch import Tensor
 from seerctl.errors import InputError, UsageError
 from seerctl.probes.binary import Fits, fit_each
 from seerctl.probes.draws import ranks_of, spread_metric, usable_shots
-from seerctl.probes.precision import Rule, class_precisions
 from seerctl.probes.labelscores import ranking_result
+from seerctl.probes.precision import Rule, class_precisions
 from seerctl.probes.report import ALPHA, ProbeResult, make_report
 from seerctl.probes.resample import DRAWS
 from seerctl.probes.targets import Answers, LabelsTask
@@ -37,6 +37,7 @@ COSTS_2019 = tuple(10.0**power for power in range(-7, 3))
 FOLDS = 3
 POSITIVE_WEIGHT = 2.0
 DEFAULT_COST = 1.0
+TOLERANCE = 1e-9  # the order of close scores decides
 TINY = 1e-5  # added to the norm of a row
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 
@@ -143,7 +144,7 @@ def _fit(features: Tensor, answers: Answers, costs: NDArray[np.float64]) -> Fits
     l2 = torch.from_numpy(1.0 / (costs * counts))
     return fit_each(
         features, torch.from_numpy(answers).to(features.device), l2.to(features.device), "squared_hinge",
-        weight_positive=POSITIVE_WEIGHT,
+        weight_positive=POSITIVE_WEIGHT, tolerance=TOLERANCE,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from seerctl.predictions import read_predictions
 from seerctl.scores import open_scores
-from tests.feature_files import pair, write_features
+from tests.feature_files import clouds, pair, write_features
 
 Run = Callable[..., Any]
 
@@ -28,7 +28,7 @@ def probe(protocol: str, files: tuple[Path, Path], *more: object, target: str = 
     return ["probe", protocol, "--train", train, "--test", test, "--target", target, "--device", "cpu", *more]
 
 
-@pytest.mark.parametrize("protocol", ["knn", "linear"])
+@pytest.mark.parametrize("protocol", ["knn", "linear", "sgd"])
 def test_report_predictions_and_audit(protocol: str, cli: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
     out, table = tmp_path / "r.json", tmp_path / "p.csv"
     done = cli(*probe(protocol, files, "-o", out, "--predictions", table, "--output-format", "json"))
@@ -49,7 +49,7 @@ def test_report_predictions_and_audit(protocol: str, cli: Run, files: tuple[Path
     assert json.loads(judged.stdout)["inputs"]["rows"] == 120
 
 
-@pytest.mark.parametrize("protocol", ["knn", "linear"])
+@pytest.mark.parametrize("protocol", ["knn", "linear", "sgd"])
 def test_scores_of_every_class(protocol: str, cli: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
     table, scores = tmp_path / "p.csv", tmp_path / "s.h5"
     done = cli(*probe(protocol, files, "--predictions", table, "--scores", scores))
@@ -62,6 +62,58 @@ def test_scores_of_every_class(protocol: str, cli: Run, files: tuple[Path, Path]
     np.testing.assert_allclose(np.take_along_axis(whole, read.top, 1), read.top_scores, atol=1e-6)
     again = cli(*probe(protocol, files, "--scores", scores))
     assert (again.exit_code, "exists already" in again.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("more", "metric", "wanted"),
+    [
+        (["lowshot", "--k", 2, "--k", 8, "--samples", 2], "top1_k8", "top1_k8"),
+        (["lowshot", "--share", 0.1, "--samples", 2], "top1_10pct", "mean_per_class_10pct"),
+        (["svm", "--cost", 1, "--draws", 50], "map", "map"),
+        (["svm", "--k", 4, "--samples", 2, "--costs-2019"], "map_k4", "map_k4"),
+        (["multilabel", "--l2", 0.1, "--draws", 50], "map", "map"),
+    ],
+)
+def test_other_protocols(
+    more: list[object], metric: str, wanted: str, cli: Run, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    protocol, *options = more
+    out = tmp_path / "r.json"
+    done = cli(*probe(str(protocol), files, *options, "-o", out, "--min", f"{metric}=0.2"))
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert report["protocol"] == protocol
+    entry = report["metrics"][wanted]
+    assert entry["low"] <= entry["value"] <= entry["high"]
+    assert wanted in done.stdout
+    failed = cli(*probe(str(protocol), files, *options, "--min", f"{metric}=1.0"))
+    assert (failed.exit_code, f"{metric} 0." in failed.stderr) == (3, True)
+
+
+def test_tables_of_several_labels(cli: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
+    table, scores = tmp_path / "p.csv", tmp_path / "s.h5"
+    done = cli(*probe("multilabel", files, "--target", "group", "--predictions", table, "--scores", scores))
+    assert done.exit_code == 0, done.stderr
+    read = read_predictions(table, [], ranked=True, lists=True)
+    assert {"group=old", "group=young", "label=c5"} < set(read.classes)
+    assert read.truth is not None
+    full = open_scores(scores, read.keys).of(["group=old", "group=young"])
+    np.testing.assert_allclose(full.sum(1), 1, atol=0.2)  # two classifiers of opposite answers
+    done = cli(*probe("svm", files, "--k", 2, "--predictions", tmp_path / "q.csv"))
+    assert (done.exit_code, "low-shot SVMs are many" in done.stderr) == (2, True)
+
+
+def test_numbers(cli: Run, tmp_path: Path) -> None:
+    points, names = clouds(200, classes=5)
+    numbers = [int(name[1:]) for name in names]
+    both = [write_features(tmp_path / f"{n}.h5", points[s : s + 100], {"count": numbers[s : s + 100]}, start=s)
+            for n, s in (("a", 0), ("b", 100))]  # fmt: skip
+    files = (both[0], both[1])
+    done = cli(*probe("regression", files, "--max", "mae=2", "--min", "spearman=-0.5", target="count"))
+    assert done.exit_code == 0, done.stderr
+    assert "within_1" in done.stdout
+    failed = cli(*probe("regression", files, "--max", "rmse=0.001", "--method", "classes", target="count"))
+    assert (failed.exit_code, "rmse 0." in failed.stderr and "> 0.001" in failed.stderr) == (3, True)
 
 
 def test_text(cli: Run, files: tuple[Path, Path]) -> None:

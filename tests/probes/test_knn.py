@@ -90,3 +90,31 @@ def test_k_beyond_the_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         knn(task, [31])
     with pytest.raises(UsageError, match="1 or more"):
         knn(task, [0])
+
+
+def test_dinov2s_rule(tmp_path: Path) -> None:
+    """Its classifier in plain torch: softmax of the k similarities over the temperature, summed by class."""
+    task = load_task(*pair(tmp_path, rows=500, test=150, classes=7, spread=2.0), "label")
+    train, test = (torch.nn.functional.normalize(torch.from_numpy(s.features), dim=1) for s in (task.train, task.test))
+    labels = torch.from_numpy(task.train.labels)
+    result = knn(task, [10, 20, 100], full=True)
+    for k in (10, 20, 100):
+        similarity, place = (test @ train.T).topk(k, largest=True, sorted=True)
+        weights = torch.softmax(similarity / 0.07, 1)
+        votes = (torch.nn.functional.one_hot(labels[place], 7) * weights[..., None]).sum(1)
+        accuracy = (votes.argmax(1) == torch.from_numpy(task.test.labels)).double().mean().item()
+        assert result.report["metrics"][f"top1_k{k}"]["value"] == pytest.approx(accuracy)
+        if k == 20:
+            np.testing.assert_allclose(result.scores, votes.numpy(), atol=1e-5)
+
+
+def test_vissls_rule_takes_features_as_they_are(tmp_path: Path) -> None:
+    task = load_task(*pair(tmp_path, rows=300, test=80, classes=4, spread=2.0), "label")
+    result = knn(task, [200], temperature=0.1, similarity="dot", full=True)
+    products = task.test.features.astype(np.float64) @ task.train.features.astype(np.float64).T
+    for row, product in enumerate(products[:20]):
+        order = np.argsort(-product)[:200]
+        weight = np.exp((product[order] - product[order[0]]) / 0.1)  # VISSL's exp without the shift overflows
+        votes = np.bincount(task.train.labels[order], weights=weight, minlength=4)
+        np.testing.assert_allclose(result.scores[row], votes / votes.sum(), atol=1e-3)
+    assert result.report["settings"]["similarity"] == "dot"

@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from seerctl.errors import InputError, UsageError
+from seerctl.probes.axes import Rotation, Scaler
 from seerctl.probes.classifier import held_out
 from seerctl.probes.linear import linear
-from seerctl.probes.axes import Rotation, Scaler
 from seerctl.probes.logistic import Problem, objective, solve
 from seerctl.probes.task import Task, load_task
 from tests.feature_files import clouds, pair

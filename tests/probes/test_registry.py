@@ -57,7 +57,7 @@ def test_a_run_is_the_function_s(tmp_path: Path) -> None:
 
 
 def test_options_are_checked() -> None:
-    assert checked_options("knn", {"k": [3]}) == {"k": (3,), "temperature": 0.07}
+    assert checked_options("knn", {"k": [3]}) == {"k": (3,), "temperature": 0.07, "similarity": "cosine"}
     for name, options, message in (
         ("knnn", {}, "probe: no protocol 'knnn'. Did you mean 'knn'"),
         ("knn", {"temperatur": 1.0}, "knn has no option 'temperatur'. Did you mean 'temperature'"),

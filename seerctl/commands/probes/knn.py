@@ -30,14 +30,18 @@ if TYPE_CHECKING:
 )
 @click.option("--temperature", type=click.FloatRange(min=0, min_open=True), default=0.07,
               help="Votes weigh exp(similarity / temperature).")  # fmt: skip
+@click.option("--similarity", type=click.Choice(["cosine", "dot"]), default="cosine",
+              help="Of features scaled to length 1, or as they are.")  # fmt: skip
 @table_options
 @device_option
 @result_options
 def knn(
-    *, train: Path, test: Path, target: str, ks: tuple[int, ...], temperature: float, device: str,
+    *, train: Path, test: Path, target: str, ks: tuple[int, ...], temperature: float, similarity: Any, device: str,
     scores: Path | None, **outputs: Any,
 ) -> None:  # fmt: skip
     """Weighted k nearest neighbours by cosine: exact, no training.
+
+    The defaults are DINOv2's rule; VISSL's is --k 200 --temperature 0.1 --similarity dot.
 
     Metrics: top1, top5 and mean_per_class at the headline k, top1_k20 and so on for every k.
     """
@@ -51,7 +55,8 @@ def knn(
         task = load_task(train, test, target)
         with Progress("knn", len(task.test), "queries") as progress:
             return classify(
-                task, ks, temperature=temperature, device=where, progress=progress, full=scores is not None
+                task, ks, temperature=temperature, similarity=similarity, device=where, progress=progress,
+                full=scores is not None,
             )  # fmt: skip
 
     run("knn", work, metric_names(ks), scores=scores, **outputs)

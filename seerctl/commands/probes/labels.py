@@ -123,8 +123,8 @@ def multilabel(
     """
     from seerctl.device import pick_device
     from seerctl.probes.classifier import PENALTIES
-    from seerctl.probes.multilabel import multilabel as fit
     from seerctl.probes.labelscores import METRIC_NAMES
+    from seerctl.probes.multilabel import multilabel as fit
     from seerctl.probes.targets import load_labels
 
     def work() -> ProbeResult:
