@@ -65,13 +65,20 @@ EXAMPLES = (
     default=None,
     help="Leave out pictures whose bytes came before, and list them.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="Where pictures are looked at: processes here, or a Ray cluster ($RAY_ADDRESS; --jobs is then of all nodes).",
+)
 @web
 @retry
 @overwrite
 def ingest(
     sources: tuple[str, ...], output: str, jobs: int | None, check: CheckOptions, limits: Limits, rejects: str | None,
     max_reject_rate: float, labels: bool, path_column: str | None, url_column: str | None, null: bool,
-    plan: tuple[SelectionOptions, Treatment], dedup: str | None, web: WebOptions, retry: Path | None, overwrite: bool,
+    plan: tuple[SelectionOptions, Treatment], dedup: str | None, engine: str, web: WebOptions, retry: Path | None,
+    overwrite: bool,
 ) -> None:  # fmt: skip
     """Check images from any source and write them as one tar stream.
 
@@ -99,7 +106,7 @@ def ingest(
     if sources.count(STDIN) > 1:
         raise UsageError("ingest: '-' is named twice", "Standard input can be read once")
     options = IngestOptions(
-        jobs=jobs or len(os.sched_getaffinity(0)),
+        jobs=jobs or (len(os.sched_getaffinity(0)) if engine == "local" else 0),
         sources=SourceOptions(labels, path_column, null, url_column),
         check=check,
         limits=limits,
@@ -107,6 +114,7 @@ def ingest(
         selection=plan[0],
         treatment=plan[1],
         dedup=dedup is not None,
+        engine=engine,
         max_reject_rate=max_reject_rate,
     )
     wanted = _wanted(retry, rejects, options.web)

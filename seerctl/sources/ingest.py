@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from seerctl.errors import InputError
 from seerctl.sources.check import CheckOptions
@@ -27,10 +27,16 @@ from seerctl.sources.worker import Limits
 from seerctl.stream.records import rejected_of
 from seerctl.stream.writer import StreamWriter
 
+if TYPE_CHECKING:
+    from seerctl.sources.rayengine import RayPool
+
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """Everything that decides what `ingest` lets through; `jobs` alone changes nothing but the time."""
+    """Everything that decides what `ingest` lets through; `jobs` and `engine` change nothing but the time.
+
+    engine: local processes, or actors on a Ray cluster (then jobs may be 0: as many as it has CPUs).
+    """
 
     jobs: int = 1
     sources: SourceOptions = field(default_factory=SourceOptions)
@@ -40,6 +46,7 @@ class IngestOptions:
     selection: SelectionOptions = field(default_factory=SelectionOptions)
     treatment: Treatment = field(default_factory=Treatment)
     dedup: bool = False
+    engine: str = "local"
     max_reject_rate: float = 0.10
 
     def recorded(self) -> dict[str, Any]:
@@ -99,7 +106,7 @@ def ingest(
     recorded = options.recorded()
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(Pool(options.jobs, options.check, options.limits, options.treatment))
+        pool = stack.enter_context(_engine(options))
         web = stack.enter_context(Web(options.web))
         exact = stack.enter_context(contextlib.closing(ExactFilter())) if options.dedup else None
         known = _known(options, recorded, exact, stack)
@@ -118,6 +125,14 @@ def ingest(
     over = rejected > options.max_reject_rate * (writer.samples + rejected)
     end = writer.finish(+counts, over_limit=over)
     return IngestReport(end.samples, end.stored, end.rejects, end.rejected, over, selection.skipped)
+
+
+def _engine(options: IngestOptions) -> contextlib.AbstractContextManager[Pool | RayPool]:
+    if options.engine == "local":
+        return Pool(options.jobs, options.check, options.limits, options.treatment)
+    from seerctl.sources.rayengine import RayPool  # noqa: PLC0415  (it needs an extra)
+
+    return RayPool(options.jobs, options.check, options.limits, options.treatment)
 
 
 def _known(
