@@ -108,24 +108,23 @@ class Fetcher:
                 connection = self._connections.make(target, addresses)
             connection.deadline = deadline
             try:
-                connection.putrequest("GET", target.path, skip_host=True, skip_accept_encoding=True)
-                for name, value in self._headers(target):
-                    connection.putheader(name, value)
-                connection.endheaders()
-                return connection, connection.getresponse()
+                return connection, connection.ask(self._head(target))
             except BaseException as error:
                 again = connection.used and isinstance(error, _STALE)
                 self._connections.give_back(connection, usable=False)
                 if not again:
                     raise
 
-    def _headers(self, target: Target) -> Iterator[tuple[str, str]]:
-        yield "Host", target.authority
-        yield "User-Agent", self._options.user_agent
-        yield "Accept", "image/*,*/*;q=0.5"
-        yield "Accept-Encoding", "identity"
+    def _head(self, target: Target) -> bytes:
+        """The head of a request; all parts of a target are printable ASCII without spaces."""
+        logged_in = ""
         if target.userinfo:
-            yield "Authorization", "Basic " + base64.b64encode(login(target).encode()).decode()
+            logged_in = f"Authorization: Basic {base64.b64encode(login(target).encode()).decode()}\r\n"
+        text = (
+            f"GET {target.path} HTTP/1.1\r\nHost: {target.authority}\r\nUser-Agent: {self._options.user_agent}\r\n"
+            f"Accept: image/*,*/*;q=0.5\r\nAccept-Encoding: identity\r\n{logged_in}\r\n"
+        )
+        return text.encode("ascii")
 
     def _judge(self, response: http.client.HTTPResponse, want: Want) -> None:
         """Raises RejectedError where an answer is not to be read."""

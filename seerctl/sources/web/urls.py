@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
@@ -62,6 +63,7 @@ def is_web(text: str) -> bool:
     return text[:8].lower().startswith(("http://", "https://"))
 
 
+@functools.lru_cache(4096)
 def parse_url(text: str) -> Target:
     """The target of an http or https URL as people write them: spaces, umlauts and fragments are dealt with.
 
