@@ -14,28 +14,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from seerctl.recipe import Recipe
+from seerctl.train.hardware import recognise
 from seerctl.train.parallel import assemble, computing_precision
 from seerctl.train.world import World
 
-# Dense peaks in TFLOP/s from NVIDIA's data sheets: float16 and bfloat16 with float32 accumulation, and TF32, in which
-# torch runs float32 convolutions. The first name that is part of a device's wins, so longer ones stand first.
-PEAKS: dict[str, tuple[float, float]] = {
-    "B200": (2250.0, 1125.0),
-    "H200": (989.4, 494.7),
-    "H100 PCIe": (756.0, 378.0),
-    "H100": (989.4, 494.7),
-    "A100": (312.0, 156.0),
-    "A40": (149.7, 74.8),
-    "A30": (165.0, 82.0),
-    "A10": (125.0, 62.5),
-    "L40S": (362.1, 183.2),
-    "L40": (181.1, 90.5),
-    "L4": (121.0, 60.0),
-    "RTX 4090": (165.2, 82.6),
-    "RTX 3090": (71.0, 35.6),
-    "V100": (125.0, 15.7),  # has neither bfloat16 nor TF32
-    "T4": (65.0, 8.1),
-}
 _BACKWARD = 2  # times the forward pass: gradients of the inputs and of the weights
 
 
@@ -53,8 +35,12 @@ class Speed:
     @classmethod
     def of(cls, recipe: Recipe, world: World, classes: int = 0) -> Speed:
         """That of `recipe` on the devices of `world`; `classes`: of a supervised recipe's data."""
-        name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else ""
-        peak = peak_of(name, computing_precision(recipe.parallel, world.device))
+        peak = 0.0
+        # The data sheets' peaks are those of 16 bits.
+        if world.device.type == "cuda" and computing_precision(recipe.parallel, world.device) != "fp32":
+            properties = torch.cuda.get_device_properties(world.device)
+            gpu = recognise(properties.name, properties.total_memory)
+            peak = gpu.flops if gpu else 0.0
         return cls(flops_per_image(recipe, classes) if peak else 0.0, peak, world.size)
 
     def facts(self, images_per_second: float) -> dict[str, Any]:
@@ -64,12 +50,6 @@ class Speed:
             "images_per_second_per_device": each,
             **({"mfu": each * self.flops / self.peak} if self.peak else {}),
         }
-
-
-def peak_of(device: str, precision: str) -> float:
-    """Operations a second of the GPU called `device` in `precision` ("fp32", "bf16", "fp16"); 0 if it is not known."""
-    half, single = next((peaks for name, peaks in PEAKS.items() if name in device), (0.0, 0.0))
-    return 1e12 * (single if precision == "fp32" else half)
 
 
 def flops_per_image(recipe: Recipe, classes: int = 0) -> float:
