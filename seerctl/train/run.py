@@ -20,6 +20,8 @@ from seerctl.train.metrics import Metrics
 from seerctl.weighting import Sampling
 
 _RECIPE, _FACTS = "recipe.toml", "run.json"
+# Keys of which no weight depends: a run goes on with other ones.
+FREE = ("data.workers", "checkpoint.", "watch.", "predict.", "run.log_every", "parallel.timeout_minutes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class RunDirectory:
     ) -> None:
         """Claim an empty directory, or check that the run in it is of the same recipe, data and sample weights.
 
+        Keys that no weight depends on (`FREE`) may be others than before; the recipe in the directory then has them.
+
         init: the weights that a new run starts from, of which the hash is noted.
 
         Raises:
@@ -99,7 +103,8 @@ class RunDirectory:
 
     def _check(self, recipe: Recipe, shards: ShardSet, sampling: Sampling | None) -> None:
         hint = "Pass --fresh to start over in a new place, or choose another output"
-        changed = differences(load_recipe(self.path / _RECIPE), recipe)
+        found = differences(load_recipe(self.path / _RECIPE), recipe)
+        changed = [line for line in found if not line.startswith(FREE)]
         if changed:
             raise UsageError(f"{self.path}: holds a run of another recipe ({'; '.join(changed)})", hint)
         facts = read_json(self.path / _FACTS)
@@ -107,6 +112,9 @@ class RunDirectory:
             raise UsageError(f"{self.path}: holds a run on other data than {shards.location}", hint)
         if facts.get("sample_weights", {}).get("sha256") != (sampling.sha256 if sampling else None):
             raise UsageError(f"{self.path}: holds a run by other sample weights than {recipe.data.weights}", hint)
+        if found:
+            with atomic_write(self.path / _RECIPE, "w") as file:
+                file.write(dump(recipe))
 
 
 def _start(init: Path | None) -> dict[str, dict[str, str]]:

@@ -214,6 +214,18 @@ def test_another_recipe_or_other_data_is_refused(finished: Path, shards: Path, t
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["thesis.txt"]
 
 
+def test_a_run_goes_on_with_other_values_of_what_no_weight_depends_on(
+    finished: Path, shards: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    other = small_recipe("data.workers=3", "checkpoint.keep=5", "run.log_every=2", "watch.knn_k=3")
+    assert train(other, shards, run).start == 8
+    assert load_recipe(run / "recipe.toml") == other
+    with pytest.raises(UsageError, match=r"another recipe \(optim.lr: 0.2 -> 0.3\)"):
+        train(small_recipe("data.workers=1", "optim.lr=0.3"), shards, run)
+    assert load_recipe(run / "recipe.toml") == other
+
+
 def test_fresh_places(finished: Path, tmp_path: Path) -> None:
     assert fresh_place(tmp_path / "run") == tmp_path / "run"
     assert fresh_place(finished) == finished.with_name("run-2")
