@@ -28,7 +28,7 @@ COMMANDS = {
     "shard": ("seerctl.commands.shard:shard", "Write a stream into verified WebDataset shards."),
     "pretrain": ("seerctl.commands.pretrain:pretrain", "Train a RegNetY with SwAV, sharded over any number of ranks."),
     "extract": ("seerctl.commands.extract:extract", "Write frozen features of a shard set to HDF5."),
-    "probe": ("seerctl.commands.probe:probe", "Score features: knn, linear."),
+    "probe": ("seerctl.commands.probe:probe", "Score frozen features, one protocol a subcommand."),
     "audit": ("seerctl.commands.audit:audit", "Judge predictions by group against a policy; a gate for CI."),
     "inspect": ("seerctl.commands.inspect:inspect", "Show what a shard set holds; --verify re-reads every byte."),
     "convert": ("seerctl.commands.convert:convert", "Rewrite a model under another library's names: VISSL, timm, HF."),
