@@ -22,7 +22,6 @@ EXAMPLES = (
     "seerctl inspect shards/train --duplicates shards/test -o pairs.jsonl",
     "seerctl inspect stream.tar",
 )
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _NAMED = 12  # damages in the one line of an error
 _LISTED = 1000  # pairs in the result; all of them go to -o
 
@@ -77,17 +76,19 @@ def inspect(
 
 def _file(path: Path, output_format: str) -> None:
     """A stream or an HDF5 file."""
-    from seerctl.files import blame
+    from seerctl.files import is_hdf5
     from seerctl.shards.streamfile import describe_stream, is_stream
 
-    with blame(path), path.open("rb") as file:
-        hdf5 = file.read(len(_HDF5)) == _HDF5
-    if hdf5:
+    if is_hdf5(path):
         from seerctl.features.store import describe as describe_features
         from seerctl.weighting import describe as describe_weights
         from seerctl.weighting import is_weights
 
-        result = describe_weights(path) if is_weights(path) else describe_features(path)
+        if is_weights(path):
+            result = describe_weights(path)
+        else:
+            with Progress("inspect", unit="rows") as progress:
+                result = describe_features(path, progress)
     elif is_stream(path):
         with Progress("inspect", unit="samples") as progress:
             result = describe_stream(path, progress)

@@ -95,4 +95,6 @@ def _plain(value: object) -> str:
         return "; ".join(map(_plain, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from seerctl.columns import Column
 from seerctl.errors import InputError
-from seerctl.features.layout import READ_ROWS, SCHEMA, Header, column_name, text_attribute
+from seerctl.features.layout import CHUNK_ROWS, READ_ROWS, SCHEMA, Header, column_name, text_attribute
 from seerctl.files import blame
+
+_BLOCK_VALUES = 1 << 24  # read at a time for statistics
+_LISTED = 1000  # categories of a column whose rows are counted one by one
 
 
 class FeatureFile:
@@ -128,21 +131,13 @@ class FeatureFile:
         self.close()
 
 
-def describe(path: str | Path) -> dict[str, Any]:
-    """What a feature file holds, for `seerctl inspect`: plain JSON values.
+def describe(path: str | Path, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+    """What a feature file holds, for `seerctl inspect`: plain JSON values; every row is read, a block at a time.
 
     Raises:
-        InputError: as `FeatureFile.open`.
+        InputError: as `FeatureFile.open`, or a checksum does not match.
     """
     with FeatureFile.open(path) as file:
-        columns = {
-            name: {
-                "type": "numbers" if column.categories is None else "categories",
-                **({} if column.categories is None else {"categories": len(column.categories)}),
-                "missing": int(column.missing.sum()),
-            }
-            for name, column in file.columns.items()
-        }
         return {
             "kind": "features", "schema": SCHEMA, "path": str(path), "bytes": Path(path).stat().st_size,
             "rows": file.shape[0], "dim": file.shape[1], "dtype": file.dtype, "model": file.header.model,
@@ -150,8 +145,45 @@ def describe(path: str | Path) -> dict[str, Any]:
             "index_sha256": file.header.index_sha256, "preprocess": file.header.preprocess,
             **({"corruption": file.header.corruption} if file.header.corruption else {}),
             **({"regions": file.header.regions} if file.header.regions else {}),
-            "columns": columns, "lineage": dict(file.header.lineage),
+            **_statistics(file, progress),
+            "columns": {name: _describe_column(column) for name, column in file.columns.items()},
+            "lineage": dict(file.header.lineage),
         }  # fmt: skip
+
+
+def _statistics(file: FeatureFile, progress: Callable[[int], None] | None) -> dict[str, Any]:
+    """Rows that are not finite, rows of zeros, values that are the same in all rows, and the rows' lengths (L2)."""
+    lengths, finite = [], 0
+    low, high = np.full(file.shape[1], np.inf, np.float32), np.full(file.shape[1], -np.inf, np.float32)
+    step = max(CHUNK_ROWS, _BLOCK_VALUES // file.shape[1] // CHUNK_ROWS * CHUNK_ROWS)
+    for block in file.blocks(step):
+        whole = block[np.isfinite(block).all(axis=1)]
+        finite += len(whole)
+        lengths.append(np.sqrt(np.einsum("nd,nd->n", whole, whole, dtype=np.float64)))
+        np.minimum(low, whole.min(axis=0, initial=np.inf), out=low)
+        np.maximum(high, whole.max(axis=0, initial=-np.inf), out=high)
+        if progress is not None:
+            progress(len(block))
+    found = np.concatenate(lengths)
+    ends = {"least": found.min(), "mean": found.mean(), "greatest": found.max()} if len(found) else {}
+    return {
+        "not_finite_rows": file.shape[0] - finite, "zero_rows": int((found == 0).sum()),
+        "constant_values": int((low == high).sum()),
+        "row_length": {name: float(f"{value:.6g}") for name, value in ends.items()},
+    }  # fmt: skip
+
+
+def _describe_column(column: Column) -> dict[str, Any]:
+    missing = int(column.missing.sum())
+    if column.categories is None:
+        there = column.values[~column.missing]
+        span = {"min": there.min().item(), "max": there.max().item()} if len(there) else {}
+        return {"type": "numbers", "missing": missing, **span}
+    found = {"type": "categories", "categories": len(column.categories), "missing": missing}
+    if len(column.categories) > _LISTED:
+        return found
+    counts = np.bincount(column.values[column.values >= 0], minlength=len(column.categories))
+    return {**found, "values": dict(zip(column.categories, counts.tolist(), strict=True))}
 
 
 @contextlib.contextmanager

@@ -48,7 +48,10 @@ def learn_whitening(path: Path, like: Path, components: int) -> Learnt:
         InputError: a file that is no feature file, non-finite features, or features that do not differ.
     """
     with open_pair(like, path) as (_, file):
-        found = Whitening.fit(region_vectors(finite(file), regions_of(file)), components)
+        regions = regions_of(file)
+        vectors = region_vectors(finite(file), regions)
+        there = vectors.any(axis=1) | (regions == 1)  # whole pictures are filled up with regions of zeros
+        found = Whitening.fit(vectors if there.all() else vectors[there], components)
         return Learnt(found, file.keys, origin_of(file, len(file)))
 
 

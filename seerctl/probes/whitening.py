@@ -74,13 +74,15 @@ def descriptors(features: Features, regions: int = 1, whitening: Whitening | Non
     """(N, K) one vector of length 1 a picture, from features (N, D) that hold `regions` vectors each.
 
     Each region: to length 1, whitened, to length 1 again; then summed, and the sum to length 1. Without whitening its
-    steps are left out; a picture of one region is normalised, whitened and normalised.
+    steps are left out; a picture of one region is normalised, whitened and normalised. Regions of zeros, which fill up
+    pictures of a shape that has fewer, add nothing.
     """
     found = []
     for start in range(0, len(features), ROWS // regions or 1):
         block = features[start : start + (ROWS // regions or 1)]
         vectors = region_vectors(block, regions)
         if whitening is not None:
-            vectors = unit(whitening(vectors))
+            there = vectors.any(axis=1, keepdims=True) | (regions == 1)
+            vectors = unit(whitening(vectors)) * there
         found.append(unit(vectors.reshape(len(block), regions, -1).sum(1)))
     return np.concatenate(found)

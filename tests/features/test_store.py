@@ -90,8 +90,28 @@ def test_column_names(name: str, tmp_path: Path) -> None:
 def test_describe(written: Path) -> None:
     found = describe(written)
     assert (found["rows"], found["dim"], found["dtype"], found["layer"]) == (ROWS, DIM, "float32", "avgpool")
-    assert found["columns"]["label"] == {"type": "categories", "categories": 3, "missing": 0}
-    assert found["columns"]["age"] == {"type": "numbers", "missing": ROWS // 5}
+    with FeatureFile.open(written) as file:
+        array, labels, ages = file.features().astype(np.float64), file.columns["label"].texts(), file.columns["age"]
+    assert found["columns"]["label"] == {
+        "type": "categories", "categories": 3, "missing": 0,
+        "values": {name: labels.count(name) for name in set(labels)},
+    }  # fmt: skip
+    low, high = np.nanmin(ages.values), np.nanmax(ages.values)
+    assert found["columns"]["age"] == {"type": "numbers", "missing": ROWS // 5, "min": low, "max": high}
+    lengths = np.linalg.norm(array, axis=1)
+    assert list(found["row_length"].values()) == pytest.approx([lengths.min(), lengths.mean(), lengths.max()], rel=1e-5)
+    assert (found["not_finite_rows"], found["zero_rows"], found["constant_values"]) == (0, 0, 0)
+
+
+def test_describe_names_rows_that_are_odd(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
+    array[:, 2] = 5
+    array[7], array[300, 1], array[301, 0] = 0, np.nan, np.inf
+    found = describe(write_features(tmp_path / "odd.h5", array, {"source": [f"{row}.jpg" for row in range(600)]}))
+    assert (found["not_finite_rows"], found["zero_rows"], found["constant_values"]) == (2, 1, 0)
+    array[7, 2] = 5
+    found = describe(write_features(tmp_path / "odd2.h5", array, {}))
+    assert (found["zero_rows"], found["constant_values"]) == (0, 1)
 
 
 # ------------------------------------------------------------------------------------------------- what is not ours

@@ -58,3 +58,14 @@ def test_regions_step_by_step() -> None:
     np.testing.assert_allclose(found, by_hand / np.linalg.norm(by_hand, axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(descriptors(features, 3), axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(descriptors(features), unit(features), rtol=1e-5)
+
+
+def test_regions_of_zeros_add_nothing() -> None:
+    """Whole pictures have as many regions as their shape gives; the file fills them up with zeros."""
+    generator = np.random.default_rng(3)
+    regions = generator.normal(size=(20, 5, 8)).astype(np.float32)
+    filled = np.concatenate([regions, np.zeros((20, 3, 8), np.float32)], axis=1)
+    learnt = Whitening.fit(region_vectors(regions.reshape(20, -1), 5), 4)
+    np.testing.assert_allclose(
+        descriptors(filled.reshape(20, -1), 8, learnt), descriptors(regions.reshape(20, -1), 5, learnt), rtol=1e-5
+    )

@@ -1,0 +1,149 @@
+"""Extraction against its two parts alone: decoding and the model, on the same cores, in one process, in turn.
+
+extract        a small RegNetY on 64-pixel crops: images/s against 1 / (1 / model + 1 / decode)
+extract_3.2gf  RegNetY-3.2GF on 224-pixel crops: images/s against the bare model on tensors that are in memory
+extract_memory peak memory above that of the loaded program at N rows and at 4 N rows, each in a process of its own
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from seerctl.features.batches import Batches, default_workers
+from seerctl.features.encoder import Encoder, make_encoder
+from seerctl.features.extractor import Options, extract
+from seerctl.features.layers import Layer
+from seerctl.features.models import load_frozen
+from seerctl.model.init import init_weights
+from seerctl.model.regnet import build_trunk
+from seerctl.model.sizes import SIZES
+from seerctl.model.weights import save_weights
+from seerctl.shards.index import ShardSet
+from tests.bench.measure import in_turn
+from tests.streams import meta_of, shards_of, stream_of
+
+SMALL = ("400mf", 64, 1536, 64)  # size, crop, pictures, batch
+LARGE = ("3.2gf", 224, 96, 8)
+ROWS = 4096
+LAYERS = [Layer("avgpool")]
+_MEMORY = """
+import resource, sys
+from pathlib import Path
+from seerctl.features.extractor import Options, extract
+from seerctl.features.models import load_frozen
+load_frozen(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+options = Options(device="cpu", size=64, layers=("res4", "res5:2x1", "avgpool"))
+extract(sys.argv[1], sys.argv[2], Path(sys.argv[3]), options)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def pictures(where: Path, count: int) -> Path:
+    """A shard set of photographs 500 x 375, quality 90, cut from scikit-learn's two; repeated with other sources."""
+    generator, files = np.random.default_rng(0), []
+    for number in range(64):
+        source = Image.fromarray(load_sample_images().images[number % 2])
+        left, top = generator.integers(0, 140), generator.integers(0, 52)
+        file = io.BytesIO()
+        source.crop((left, top, left + 500, top + 375)).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    samples = ((data, meta_of(data, f"{number}.jpg", {"label": str(number % 10)}))
+               for number, data in ((number, files[number % 64]) for number in range(count)))  # fmt: skip
+    shards_of(where, stream_of(samples))
+    return where
+
+
+def weights(where: Path, name: str) -> Path:
+    """A file of random weights of the size `name`."""
+    trunk = build_trunk(SIZES[name])
+    init_weights(trunk, seed=0)
+    save_weights(
+        where / f"{name}.safetensors", {f"trunk.{key}": value for key, value in trunk.state_dict().items()}, {}
+    )
+    return where / f"{name}.safetensors"
+
+
+def each_on_a_core(function: Any, numbers: range) -> None:
+    """All of `numbers`, by as many threads as extraction uses, one core each."""
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(
+        default_workers("cpu"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:  # as the extractor does
+        list(pool.map(function, numbers))
+    torch.set_num_threads(before)
+
+
+def encoder_of(model: Path, size: int) -> Encoder:
+    """The encoder that `extract` makes of `model` at `size`."""
+    frozen = load_frozen(str(model))
+    view = frozen.view.of(size)
+    return make_encoder(frozen.network, view, LAYERS, "float32", torch.device("cpu"), str(model))
+
+
+def rates(where: Path, name: str, size: int, count: int, batch: int, repeats: int) -> tuple[float, float, float]:
+    """Images/s of `extract`, of the bare model and of decoding alone."""
+    model, data = weights(where, name), pictures(where / f"shards-{name}", count)
+    encoder, shards = encoder_of(model, size), ShardSet.open(data)
+    batches = Batches(shards, encoder.view, batch)
+    ready = [batches(number).pixels for number in range(len(batches))]
+
+    def bare(number: int) -> None:
+        with torch.inference_mode():
+            encoder(ready[number], LAYERS)
+
+    def ours() -> None:
+        options = Options(device="cpu", size=size, batch=batch, overwrite=True)
+        extract(str(model), str(data), where / "f.h5", options)
+
+    every = range(len(batches))
+    extracting, alone = in_turn(ours, lambda: each_on_a_core(bare, every), repeats)
+    decoding, _ = in_turn(lambda: each_on_a_core(batches, every), lambda: each_on_a_core(bare, every), repeats)
+    return count / extracting, count / alone, count / decoding
+
+
+def peak(model: Path, data: Path, output: Path) -> float:
+    """MB above the loaded program's at the peak of an extraction of `data`."""
+    words = [sys.executable, "-c", _MEMORY, str(model), str(data), str(output)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
+    return int(done.stdout) / 1024
+
+
+def run() -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as directory:
+        where = Path(directory)
+        ours, model, decode = rates(where, *SMALL, repeats=3)
+        bound = 1 / (1 / model + 1 / decode)
+        large, bare, _ = rates(where, *LARGE, repeats=2)
+        small_set, large_set = pictures(where / "n", ROWS), pictures(where / "4n", 4 * ROWS)
+        tiny = weights(where, "micro")
+        one, four = peak(tiny, small_set, where / "n-out"), peak(tiny, large_set, where / "4n-out")
+    cores = default_workers("cpu")
+    return [
+        {
+            "name": "extract", "ours": ours, "peer": bound, "ratio": ours / bound, "unit": "images/s",
+            "peer_name": "1/(1/model + 1/decode)", "note": f"RegNetY-{SMALL[0]} at {SMALL[1]} px, {cores} cores: "
+            f"model {model:.0f}, decode {decode:.0f}",
+        },
+        {
+            "name": "extract_3.2gf", "ours": large, "peer": bare, "ratio": large / bare, "unit": "images/s",
+            "peer_name": "bare model", "note": f"RegNetY-3.2GF at {LARGE[1]} px, pixels in memory for the peer",
+        },
+        {
+            "name": "extract_memory", "ours": four, "peer": one, "ratio": four / one, "unit": "MB above start",
+            "peer_name": f"{ROWS:,} rows", "note": f"{4 * ROWS:,} rows, three layers; 1.0 is flat",
+        },
+    ]  # fmt: skip
