@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "seerctl ingest photos/ | seerctl shard -o shards/",
     "find photos -name '*.jpg' | seerctl ingest - --rejects rejects.jsonl -o checked.tar",
+    "seerctl ingest photos.csv --where 'age = young' --resize short=256 --strip-metadata -o small.tar",
+    "seerctl ingest photos/ --skip-known set/ | seerctl shard --append -o set/",
 )
 
 
@@ -91,8 +93,10 @@ def ingest(
     Pictures on the web are fetched many at a time and come in the order of the list. Their owners' opt-outs are
     respected, private networks are not reached, and '--retry LEDGER' fetches what failed before.
 
-    The stream keeps the original bytes. What is no sound image is left out and counted by reason; the same input gives
-    the same bytes with any --jobs.
+    The stream keeps the original bytes, unless --resize or --strip-metadata changes them. What is no sound image, or
+    not wanted, is left out and counted by reason; the same input gives the same bytes with any --jobs and --engine.
+
+    A run that was killed goes on: give the same command with '--skip-known DIR', and 'shard --append -o DIR' after it.
     """
     from dataclasses import replace
 

@@ -202,6 +202,39 @@ def test_real_photographs_are_good_and_their_damage_is_found(shared_data: Path) 
     assert found[1] > 70  # a hundred bytes of zeros
 
 
+@pytest.mark.parametrize(("span", "least"), [(512, 45), (4096, 49)])
+def test_strict_finds_damage_in_the_middle(span: int, least: int) -> None:
+    """Blocks of a file that were lost to zeros, of which Pillow shows what it can."""
+    generator = random.Random(span)
+    noise = Image.effect_noise((700, 500), 60).convert("RGB")
+    whole = saved("JPEG", noise, quality=85)
+    scan = whole.index(b"\xff\xda") + 14
+    found = lenient = 0
+    for _ in range(50):
+        at = generator.randrange(scan, len(whole) - span - 2)
+        data = whole[:at] + bytes(span) + whole[at + span :]
+        try:
+            decoders.examine(data, CheckOptions("strict"))
+        except RejectedError as refusal:
+            assert refusal.reason == Reason.DAMAGED
+            found += 1
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+            lenient += 1
+        except OSError:
+            pass
+    assert found >= least
+    assert lenient == 50
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("level", ["decode", "strict"])
+def test_no_false_alarm_on_photographs(shared_data: Path, level: str) -> None:
+    for path in sorted((shared_data / "clothing").rglob("*.jpg"))[::4]:
+        assert decoders.examine(path.read_bytes(), CheckOptions(level)).format.name == "JPEG"
+
+
 def rejected(data: bytes) -> bool:
     try:
         decoders.examine(data, CheckOptions())
