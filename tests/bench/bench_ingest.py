@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 DATA = Path(os.environ.get("SEERCTL_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-REPEAT = 8  # times the same folder, so that starting up does not count for much
-TURNS = 3
-TINY = 20_000
+REPEAT = 4  # times the same folder, so that starting up does not count for much
+TURNS = 2
+TINY = 10_000
 SEERCTL = [sys.executable, "-m", "seerctl"]
 # The call that `--check decode` makes for a JPEG, and reading the file; as many processes as cores.
 DECODER = """
