@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seerctl.console import Progress, emit, say, warn
-from seerctl.options import SeerCommand, output_format, output_path
+from seerctl.options import SeerCommand, loads_code, output_format, output_path
 
 if TYPE_CHECKING:
     from seerctl.suite.needs import Missing
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 ])  # fmt: skip
 @click.argument("suite", metavar="SUITE")
 @output_path("Directory for features, reports, predictions and the table; a suite that was stopped goes on there.")
-@click.option("--model", "models", multiple=True, metavar="RUN|FILE|torchvision:NAME",
-              help="Model for the entries that name pictures; repeat for several columns.")  # fmt: skip
+@click.option("--model", "models", multiple=True, metavar="RUN|FILE|LIBRARY:NAME",
+              help="Model for the entries that name pictures, as 'extract' takes it; repeat for several columns.")  # fmt: skip
 @click.option("--data-root", type=click.Path(path_type=Path), default=Path(), show_default="the working directory",
               help="Where the paths in the suite begin.")  # fmt: skip
 @click.option("--only", multiple=True, metavar="NAME", help="Run this entry; repeat for several.")
 @click.option("--skip-missing", is_flag=True, help="Run what can be run, leave out entries that lack something.")
 @click.option("--dry-run", is_flag=True, help="Say what every entry lacks, and run nothing.")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32",
+@click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32",
               help="What the convolutions compute in.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), default=None, show_default="64; on a GPU 256",
               help="Images at a time.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=0), default=None, show_default="by cores",
               help="As in 'extract'.")  # fmt: skip
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda.")
+@loads_code("--trust-code", is_flag=True, help="Let --model module:function run that code of yours.")
 @output_format
 def suite(
     *, suite: str, output: Path, models: tuple[str, ...], data_root: Path, only: tuple[str, ...], skip_missing: bool,
@@ -68,11 +69,13 @@ def suite(
 
     loaded = load_suite(suite)
     where = pick_device(device)
+    entries = select(loaded, only)
+    layers = [layer for entry in entries for layer in entry.layers if entry.data]
     plan = Plan(
-        select(loaded, only), [find_model(spec) for spec in dict.fromkeys(models)], data_root, output,
-        device=str(where), settings={**settings, "device": device}, suite=Path(suite).stem,
+        entries, [find_model(spec, layers, trust_code=settings["trust_code"]) for spec in dict.fromkeys(models)],
+        data_root, output, device=str(where), settings={**settings, "device": device}, suite=Path(suite).stem,
     )  # fmt: skip
-    entries, lacking = plan.entries, missing(plan)
+    lacking = missing(plan)
     if dry_run:
         table = summary(plan, loaded.description, [], lacking)
         emit(table, output_format, _needs(lacking, [entry.name for entry in entries if entry.protocol]))

@@ -17,10 +17,11 @@ from seerctl.suite.spec import DataSet, Entry
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as `extract` takes it, and the hash of its file ("" where it is none: a name of a library's)."""
+    """A model as `extract` takes it, the hash of its weights, and why it cannot give some layers."""
 
     spec: str
     sha256: str
+    lacks: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def slug(self) -> str:
@@ -35,19 +36,20 @@ class Look:
     path: str
     size: int
     crop: float
+    resize: str
     data: DataSet = field(compare=False)
 
     @property
     def slug(self) -> str:
         """Its name in paths."""
-        return slug(f"{self.path} {self.size or 'trained'} {self.crop:g}")
+        return slug(f"{self.path} {self.resize or self.size or 'trained'} {self.crop:g}")
 
 
 def looks(entry: Entry) -> dict[str, list[Look]]:
     """The looks of an entry by the protocol's inputs."""
     found: dict[str, list[Look]] = {}
     for key, data in entry.data_sets():
-        found.setdefault(key, []).append(Look(data.path, entry.size, entry.crop, data))
+        found.setdefault(key, []).append(Look(data.path, entry.size, entry.crop, entry.resize, data))
     return found
 
 
@@ -57,7 +59,7 @@ def layers_of(entries: Iterable[Entry]) -> dict[Look, tuple[str, ...]]:
     for entry in entries:
         for some in looks(entry).values():
             for look in some:
-                wanted.setdefault(look, {})[entry.layer] = None
+                wanted.setdefault(look, {}).update(dict.fromkeys(entry.layers))
     return {look: tuple(layers) for look, layers in wanted.items()}
 
 
@@ -87,7 +89,7 @@ class Extraction:
         location = shards(look.data, self.root, self.shards)
         with ShardSet.open(location) as opened:
             facts = {"model": model.spec, "model_sha256": model.sha256, "index_sha256": opened.sha256,
-                     "size": look.size, "crop": look.crop}  # fmt: skip
+                     "size": look.size, "crop": look.crop, "resize": look.resize}  # fmt: skip
         facts["precision"] = str(self.settings.get("precision", "float32"))
         stale = [layer for layer in layers if not _is_fresh(self.file(model, look, layer), {**facts, "layer": layer})]
         for layer in stale:
@@ -96,7 +98,7 @@ class Extraction:
         if stale:
             folder = self.file(model, look, stale[0]).parent
             target = folder if len(stale) > 1 else self.file(model, look, stale[0])
-            options = Options(layers=tuple(stale), size=look.size or None, crop=look.crop or None, overwrite=True,
+            options = Options(layers=tuple(stale), size=look.size or None, crop=look.crop or None, resize=look.resize or None, overwrite=True,
                               **self.settings)  # fmt: skip
             extract(model.spec, str(location), target, options, progress)
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from seerctl.errors import InputError, SeerctlError, UsageError
+from seerctl.errors import InputError, SeerctlError
+from seerctl.features.layers import Layer
+from seerctl.features.models import load_frozen
 from seerctl.features.store import FeatureFile
-from seerctl.files import sha256_file
-from seerctl.model.load import TORCHVISION
 from seerctl.suite.datasets import problem, samples, source_bytes
 from seerctl.suite.extraction import Model, layers_of
 from seerctl.suite.runner import Plan
 from seerctl.suite.spec import Entry
 
-LIBRARIES = {"timm": "timm", "torchvision": "torchvision"}
 ABOUT_DIM = 2048  # values of a layer, where nothing is known of it
 SPACE_FACTOR = 1.1
 
@@ -29,22 +27,20 @@ class Missing:
     what: str
 
 
-def find_model(spec: str) -> Model:
-    """The model that `spec` names, its file hashed where it is one.
+def find_model(spec: str, layers: Iterable[str] = (), *, trust_code: bool = False) -> Model:
+    """The model that `spec` names, loaded once to hash its weights and to try which of `layers` it has.
 
     Raises:
-        InputError: no such file, or none that `extract` reads.
-        UsageError: a library that is not installed.
+        SeerctlError: what `load_frozen` raises.
     """
-    library, colon, name = spec.partition(":")
-    if colon and not Path(spec).exists():
-        if library in LIBRARIES and importlib.util.find_spec(LIBRARIES[library]) is None:
-            raise UsageError(f"--model {spec}: {library} is not installed", f"pip install {LIBRARIES[library]}")
-        file = Path(name.partition("@")[2]) if spec.startswith(TORCHVISION) else Path()
-        return Model(spec, sha256_file(file) if file.is_file() else "")
-    from seerctl.model.layouts.source import open_source  # noqa: PLC0415  # torch
-
-    return Model(spec, open_source(Path(spec)).sha256)
+    frozen = load_frozen(spec, trust_code=trust_code)
+    lacks, side = {}, frozen.view.size
+    for layer in dict.fromkeys(layers):
+        try:
+            frozen.network.try_out((Layer.parse(layer).name,), (side, side), spec)
+        except SeerctlError as error:
+            lacks[layer] = str(error)
+    return Model(spec, frozen.weights_sha256, lacks)
 
 
 def missing(plan: Plan) -> list[Missing]:
@@ -63,6 +59,7 @@ def _of(plan: Plan, entry: Entry) -> list[str]:
             what for _, path in entry.feature_files() if (what := _features_problem(plan.root / path, entry))
         ]
     found = absent if plan.models else ["a model: name one with --model", *absent]
+    found += [why for model in plan.models for layer, why in model.lacks.items() if layer in entry.layers]
     return found + list(dict.fromkeys(what for _, data in entry.data_sets() if (what := problem(data, plan.root))))
 
 

@@ -129,9 +129,11 @@ def _inputs(plan: Plan, entry: Entry, model: Model | None) -> dict[str, Path | l
         found = {key: [plan.root / path for k, path in entry.feature_files() if k == key] for key in entry.features}
     else:
         found = {
-            key: [plan.extraction.file(model, look, entry.layer) for look in some] for key, some in looks(entry).items()
+            key: [plan.extraction.file(model, look, layer) for look in some for layer in entry.layers]
+            for key, some in looks(entry).items()
         }  # fmt: skip
-    return {key: paths if isinstance(entry.inputs[key], tuple) else paths[0] for key, paths in found.items()}
+    many = {key: isinstance(value, tuple) or len(entry.layers) > 1 for key, value in entry.inputs.items()}
+    return {key: paths if many[key] else paths[0] for key, paths in found.items()}
 
 
 def _report(

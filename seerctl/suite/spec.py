@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seerctl.errors import UsageError, did_you_mean
+from seerctl.features.layers import Layer
 from seerctl.probes.registry import check_inputs, checked_options, protocol
 from seerctl.typed import build, read_toml
 
@@ -69,9 +70,10 @@ class Published:
 class Entry:
     """One benchmark. data, or finished feature files (`features`), by the protocol's names for its inputs.
 
-    files: options of the protocol that are files below the data root (`truth`). layer, size, crop: as `extract` takes
-    them (size 0: as trained). elsewhere: by which command or program it is run where this one cannot; such an entry has
-    no protocol. note: what else to know.
+    files: options of the protocol that are files below the data root (`truth`). layers: of each data set, as `extract`
+    takes them; several for a protocol that chooses among them (`sgd`). size, crop, resize: as there (size 0: as
+    trained). elsewhere: by which command or program it is run where this one cannot; such an entry has no protocol.
+    note: what else to know.
     """
 
     name: str
@@ -83,9 +85,10 @@ class Entry:
     data: Mapping[str, tuple[DataSet, ...] | DataSet] = field(default_factory=dict)
     features: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
-    layer: str = "avgpool"
+    layers: tuple[str, ...] = ("avgpool",)
     size: int = 0
     crop: float = 0.0
+    resize: str = ""
     published: tuple[Published, ...] = ()
     elsewhere: str = ""
     note: str = ""
@@ -95,6 +98,7 @@ class Entry:
         _require(bool(self.protocol) != bool(self.elsewhere), "either protocol or elsewhere has to be given")
         if self.protocol:
             _require(bool(self.data) != bool(self.features), "either data or features have to be given")
+        _require(bool(self.layers), "layers must name one")
         _require(self.size >= 0 and 0 <= self.crop <= 1, "size must not be negative, crop must be in [0, 1]")
 
     @property
@@ -150,6 +154,11 @@ def _checked(entry: Entry, where: str) -> Entry:
     if not entry.protocol:
         return entry
     check_inputs(entry.protocol, entry.inputs, entry.target or None, where)
+    for layer in entry.layers:
+        Layer.parse(layer)
+    single = [key for key in entry.data if not protocol(entry.protocol).inputs[key].many]
+    if len(entry.layers) > 1 and single:
+        raise UsageError(f"{where}: {entry.protocol} takes one '{single[0]}', of one layer", "Name one in layers")
     both = sorted(entry.files.keys() & entry.options.keys())
     if both:
         raise UsageError(f"{where}: '{both[0]}' stands in options and in files", "Keep the one in files")

@@ -43,7 +43,7 @@ def _entry(plan: Plan, entry: Entry, outcomes: Sequence[Outcome], lacking: Seque
     return {
         "entry": entry.name, "task": entry.task, "protocol": entry.protocol, "metric": entry.metric,
         "options": {key: list(value) if isinstance(value, tuple) else value for key, value in entry.options.items()},
-        "layer": entry.layer, "size": entry.size or None, "status": status, "missing": why, "ours": ours,
+        "layers": list(entry.layers), "size": entry.size or None, "status": status, "missing": why, "ours": ours,
         "published": [published(one) for one in entry.comparable()],
         "other_protocols": [published(one) for one in entry.published if one not in entry.comparable()],
         "elsewhere": entry.elsewhere, "note": entry.note,
