@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("suite", metavar="SUITE")
 @output_path("Directory for features, reports, predictions and the table; a suite that was stopped goes on there.")
 @click.option("--model", "models", multiple=True, metavar="RUN|FILE|LIBRARY:NAME",
-              help="Model for the entries that name pictures, as 'extract' takes it; repeat for several columns.")  # fmt: skip
+              help="Model for entries that name pictures, as 'extract' takes it; repeat for several.")  # fmt: skip
 @click.option("--data-root", type=click.Path(path_type=Path), default=Path(), show_default="the working directory",
               help="Where the paths in the suite begin.")  # fmt: skip
 @click.option("--only", multiple=True, metavar="NAME", help="Run this entry; repeat for several.")

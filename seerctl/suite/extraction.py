@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seerctl.features.extractor import Options, extract
+from seerctl.features.layers import Layer
 from seerctl.files import read_json, write_json
 from seerctl.probes.registry import Progress
 from seerctl.shards.index import ShardSet
@@ -78,7 +79,7 @@ class Extraction:
 
     def file(self, model: Model, look: Look, layer: str) -> Path:
         """The feature file of a look in one layer, whether it is there or not."""
-        return self.output / "features" / model.slug / look.slug / f"{layer}.h5"
+        return self.output / "features" / model.slug / look.slug / f"{Layer.parse(layer).stem}.h5"
 
     def make(self, model: Model, look: Look, layers: Iterable[str], progress: Progress | None = None) -> None:
         """Bring the files of `layers` up to date; an interrupted extraction goes on.
@@ -98,8 +99,10 @@ class Extraction:
         if stale:
             folder = self.file(model, look, stale[0]).parent
             target = folder if len(stale) > 1 else self.file(model, look, stale[0])
-            options = Options(layers=tuple(stale), size=look.size or None, crop=look.crop or None, resize=look.resize or None, overwrite=True,
-                              **self.settings)  # fmt: skip
+            options = Options(
+                layers=tuple(stale), size=look.size or None, crop=look.crop or None, resize=look.resize or None,
+                overwrite=True, **self.settings,
+            )  # fmt: skip
             extract(model.spec, str(location), target, options, progress)
 
 
