@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from seerctl.probes.task import Task, say_all
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 SHARES = (0.01, 0.1)
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-FOLDS = 5
+FOLDS = 3
+ROUGH = 1e-4  # tolerance of fits that are only compared
 SAMPLES = 5
 
 
@@ -129,11 +131,12 @@ def _choose(problem: Problem, penalties: Sequence[float]) -> float:
     order = np.lexsort((np.arange(len(labels)), labels))
     fold_of = np.empty(len(labels), dtype=np.int64)
     fold_of[order] = np.arange(len(labels)) % folds
+    rough = replace(problem, features=problem.features.float())
     hits, losses = np.zeros(len(penalties)), np.zeros(len(penalties))
     for fold in range(folds):
         held = torch.from_numpy(fold_of == fold).to(problem.labels.device)
-        outside = problem.take(held)
-        for place, solution in enumerate(solve(problem.take(~held), penalties, tolerance=1e-5)):
+        outside = rough.take(held)
+        for place, solution in enumerate(solve(rough.take(~held), penalties, ROUGH)):
             logp = solution.logits(outside.features).log_softmax(1)
             hits[place] += int((logp.argmax(1) == outside.labels).sum())
             losses[place] -= float(logp.gather(1, outside.labels[:, None]).sum())
