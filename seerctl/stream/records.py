@@ -42,7 +42,7 @@ _ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fals
 _TYPED = ("columns", "format", "height", "mode", "orientation", "sha256", "source", "width")
 META_FIELDS = frozenset(_TYPED)
 _TYPES = (dict, str, int, str, int, str, str, int)
-_DECODE = json.JSONDecoder().decode
+_DECODE = json.JSONDecoder().raw_decode
 
 
 def rejected_of(counts: Mapping[str, int]) -> int:
@@ -80,7 +80,10 @@ def decode_meta(text: bytes, where: str) -> dict[str, Any]:
         InputError: not a JSON object, or a field of `META_FIELDS` is missing.
     """
     try:
-        meta = _DECODE(text.decode())
+        letters = text.decode()
+        meta, end = _DECODE(letters)
+        if end != len(letters):
+            raise ValueError(f"more after its end at character {end}")
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error})", "Make it again from its source") from None
     if not isinstance(meta, dict) or not meta.keys() >= META_FIELDS:

@@ -19,6 +19,7 @@ _NAME = 100  # no prefix field: wids and DALI read the first hundred bytes alone
 _OWNER = b"0000444\x00" + b"0000000\x00" * 2
 _TIME = b"00000000000\x00"
 _TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x00" * 2 + bytes(167)
+_END = b"\x00 " + _TAIL
 _CONSTANT_SUM = sum(_OWNER) + sum(_TIME) + 8 * ord(" ") + sum(_TAIL)  # the checksum field counts as spaces
 
 
@@ -69,13 +70,20 @@ def parse(block: bytes, where: str, offset: int) -> tuple[str, int]:
     Raises:
         TarError: anything else, by name: cut, zero, checksum, format, type, size, name or field.
     """
-    try:
-        name = block[:_NAME].rstrip(b"\x00").decode("ascii")
-        size = int(block[124:135], 8)
-        if header(name, size) == block:
-            return name, size
-    except ValueError:
-        pass
+    # The header is compared with what `header` would have made, piece by piece: half the cost of making it.
+    raw = block[:_NAME].rstrip(b"\x00")
+    length = block[124:136]
+    if len(block) == BLOCK and block[100:124] == _OWNER and block[136:148] == _TIME and block[154:] == _END:
+        try:
+            name, size = raw.decode("ascii"), int(length[:11], 8)
+        except ValueError:
+            pass
+        else:
+            sound = length == b"%011o\x00" % size and block[148:154] == b"%06o" % (
+                sum(raw) + sum(length) + _CONSTANT_SUM
+            )
+            if sound and raw and b"\x00" not in raw and size <= MAX_MEMBER:
+                return name, size
     raise TarError(where, *_diagnose(block, offset))
 
 
