@@ -25,12 +25,12 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "auto_en
 # name -> (module:attribute, what the listing says). Nothing here is imported until the command is named.
 COMMANDS = {
     "ingest": ("seerctl.commands.ingest:ingest", "Check images from folders, lists, tars or tables into one stream."),
-    "shard": ("seerctl.commands.shard:shard", "Write streams or shard sets into verified WebDataset shards; repair them."),
+    "shard": ("seerctl.commands.shard:shard", "Write streams or sets into verified WebDataset shards; repair them."),
     "pretrain": ("seerctl.commands.pretrain:pretrain", "Train a RegNetY with SwAV, sharded over any number of ranks."),
     "extract": ("seerctl.commands.extract:extract", "Write frozen features of a shard set to HDF5."),
     "probe": ("seerctl.commands.probe:probe", "Score frozen features, one protocol a subcommand."),
     "audit": ("seerctl.commands.audit:audit", "Judge predictions by group against a policy; a gate for CI."),
-    "inspect": ("seerctl.commands.inspect:inspect", "Show what a set or stream holds; verify it, draw a sheet, list duplicates."),
+    "inspect": ("seerctl.commands.inspect:inspect", "Show what a set holds; verify it, draw a sheet, list duplicates."),
     "convert": ("seerctl.commands.convert:convert", "Rewrite a model under another library's names: VISSL, timm, HF."),
     "report": ("seerctl.commands.report:report", "Draw training runs, or a probe, as one HTML page."),
     "recipes": ("seerctl.commands.recipes:recipes", "List, show and validate training recipes."),
