@@ -112,10 +112,10 @@ def _report(path: Path) -> Artefact:
     schema = report.get("schema") if isinstance(report, dict) else None
     claims: list[Claim] = []
     if schema == "seerctl.probe/1":
-        for role in ("train", "test"):
-            side = report.get(role)
-            if isinstance(side, dict):
-                claims.append(Claim("features", _hex(side.get("sha256")), _text(side.get("path")), role))
+        for role, side in report.items():
+            if isinstance(side, dict) and "sha256" in side:
+                kind = "predictions" if role == "predictions" else "features"
+                claims.append(Claim(kind, _hex(side["sha256"]), _text(side.get("path")), role))
     elif schema == "seerctl.audit/1":
         claims = list(dict.fromkeys(_inputs(report)))
     else:

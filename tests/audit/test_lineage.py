@@ -125,7 +125,8 @@ def test_a_report_leads_back_to_the_shards(world: World) -> None:
     found = links(world.report)
     assert {(link.kind, link.claim.kind) for link in found if link.status == OK} == {
         ("report", "features"), ("features", "weights"), ("features", "set"), ("weights", "set"), ("weights", "run"),
-        ("run", "set"), ("run", "checkpoint step-00000004"), ("set", "shards"),
+        ("run", "set"), ("run", "checkpoint step-00000004"), ("set", "shards"), ("report", "predictions"),
+        ("predictions", "features"), ("predictions", "self"),
     }  # fmt: skip
     unknown = [link for link in found if link.status == UNKNOWN]
     assert {link.claim.kind for link in unknown} == {"stream"}
@@ -298,6 +299,7 @@ def test_everything_made_from_such_a_model_is_named_too(world: World) -> None:
         "train.h5",
         "test.h5",
         "knn.json",
+        "predictions.csv",
     }
     assert all(one["count"] == 1 and one["certain"] for one in told)
     second = world.root / "tuned"
@@ -385,6 +387,7 @@ def test_hints_never_lead_to_code_or_endless_walks(world: World) -> None:
     told = json.loads(world.report.read_text())
     told["train"]["path"] = "../" * 30 + "dev/zero"
     told["test"]["path"] = "a\0b"
+    told["predictions"]["path"] = "/proc/self/mem"
     world.report.write_text(json.dumps(told))
     found = links(world.report)
     assert {link.status for link in found if link.kind == "report"} <= {UNKNOWN, BROKEN}

@@ -126,7 +126,7 @@ def run(entry: Entry, model: Path, where: Path) -> None:
     (outcome,) = run_suite(plan)
     assert outcome.error is None
     assert outcome.report is not None
-    score = outcome.report["metrics"][entry.metric]
+    score = outcome.report["metrics"][outcome.entry.metric]
     assert 0 <= score["value"] <= (1 if "unit" not in score else 10)
     (row,) = summary(plan, "", [outcome])["entries"]
     assert row["ours"][0]["value"] == score["value"]
