@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING
 
 import click
 
 from seerctl.commands.fetchoptions import retry, url_column, web
 from seerctl.commands.ingestoptions import checks, limits, plan
-from seerctl.console import Progress, binary_stdin, binary_stdout, say
+from seerctl.commands.ingestoutput import ledger_file, output_file, summarise
+from seerctl.console import Progress, binary_stdin
 from seerctl.errors import RejectLimit, UsageError
 from seerctl.options import SeerCommand, jobs, overwrite
 
 if TYPE_CHECKING:
     from seerctl.sources.check import CheckOptions
-    from seerctl.sources.ingest import IngestReport
     from seerctl.sources.selection import SelectionOptions
     from seerctl.sources.transform import Treatment
     from seerctl.sources.web.options import WebOptions
@@ -123,9 +121,13 @@ def ingest(
     )
     wanted = _wanted(retry, rejects, options.web)
     stdin = binary_stdin("seerctl ingest -") if STDIN in sources else None
-    with _output(output, overwrite) as file, _ledger(rejects, plan[0].known) as ledger, Progress("ingest") as progress:
+    with (
+        output_file(output, overwrite) as file,
+        ledger_file(rejects, plan[0].known) as ledger,
+        Progress("ingest") as progress,
+    ):
         report = run(sources, file, options, stdin=stdin, rejects=ledger, progress=progress, wanted=wanted)
-        _summarise(report, progress.rate)
+        summarise(report, progress.rate)
     if report.over_limit:
         share = report.rejected / report.candidates
         raise RejectLimit(
@@ -146,47 +148,3 @@ def _wanted(retry: Path | None, rejects: str | None, web: WebOptions) -> Callabl
     if not found:
         raise UsageError(f"--retry: {retry} lists nothing that may be fetched now", "It is done")
     return found.__contains__
-
-
-@contextlib.contextmanager
-def _output(output: str, overwrite: bool) -> Iterator[BinaryIO]:
-    """Standard output, or a file that appears when it is whole."""
-    from seerctl.files import atomic_write, claim
-
-    if output == "-":
-        yield binary_stdout("seerctl ingest")
-        return
-    with atomic_write(claim(Path(output), overwrite=overwrite)) as file:
-        yield cast(BinaryIO, file)
-
-
-@contextlib.contextmanager
-def _ledger(rejects: str | None, known: tuple[str, ...]) -> Iterator[TextIO | None]:
-    """Where rejects are listed; each line is there as soon as it is known, also when the run dies."""
-    from seerctl.sources.ledger import is_known, open_ledger
-
-    if rejects is None:
-        yield None
-    elif rejects == "-":
-        yield sys.stderr
-    else:
-        with open_ledger(Path(rejects), go_on=is_known(Path(rejects), known)) as file:
-            yield file
-
-
-def _summarise(report: IngestReport, rate: float) -> None:
-    from seerctl.stream.records import EXCLUSIONS
-
-    faults = {reason: count for reason, count in report.rejects.items() if reason not in EXCLUSIONS}
-    asked = {reason: count for reason, count in report.rejects.items() if reason in EXCLUSIONS}
-    others = asked.pop("ignored", 0)
-    rejected = f", {report.rejected:,} rejected ({_listed(faults)})" if faults else ", none rejected"
-    excluded = f", {sum(asked.values()):,} left out ({_listed(asked)})" if asked else ""
-    ignored = f", {others:,} other files ignored" if others else ""
-    skipped = f", {report.skipped:,} known" if report.skipped else ""
-    counts = f"{report.candidates:,} in, {report.samples:,} out{rejected}{excluded}{ignored}{skipped}"
-    say(f"ingest: {counts}; {report.stored / 1e6:,.1f} MB, {rate:,.0f}/s")
-
-
-def _listed(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
