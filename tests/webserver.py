@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 import time
@@ -109,15 +110,19 @@ def _serve(server: WebServer, sock: socket.socket, file: Any) -> None:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[WebServer]:
-    """The server, until the block ends."""
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
+    """The server, until the block ends; with `tls` it speaks https."""
     server = WebServer()
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             server.connections += 1
             with contextlib.suppress(OSError):
-                _serve(server, self.connection, self.rfile)
+                if tls is None:
+                    _serve(server, self.connection, self.rfile)
+                    return
+                with tls.wrap_socket(self.connection, server_side=True) as sock, sock.makefile("rb") as file:
+                    _serve(server, sock, file)
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
