@@ -62,7 +62,10 @@ def index_path(where: str | Path) -> Path:
     if splits:
         raise InputError(f"{path}: holds the splits {', '.join(splits)}", f"Name one of them: {min(splits.values())}")
     if path.is_dir() and any(path.glob("*.partial")):
-        raise InputError(f"{path}: no shard set, the stream into it broke off", "Run ingest and shard again")
+        raise InputError(
+            f"{path}: no shard set, the stream into it broke off",
+            f"Run ingest and shard again; ingest --skip-known {path} | shard --append -o {path} goes on",
+        )
     if any(path.glob("*.tar.idx")):
         raise InputError(f"{path}: a shard set without its {INDEX}", f"Rebuild it: seerctl shard --repair {path}")
     raise InputError(f"{path}: not a shard set, it has no {INDEX}", "Make one: seerctl shard -o DIR")
