@@ -30,7 +30,7 @@ from seerctl.probes.classifier import PENALTIES, VALIDATION, Fitted, fit_classif
 from seerctl.probes.copies import metric_name
 from seerctl.probes.labels import ClassMap, Labels, read_class_map, read_labels
 from seerctl.probes.report import ALPHA, ProbeResult, make_report, metric
-from seerctl.probes.task import MUST_AGREE, Side, open_pair, say_all, side_of
+from seerctl.probes.task import MUST_AGREE, Side, open_pair, pair_warnings, say_all, side_of
 from seerctl.stats import Estimate, Interval, mean_difference, newcombe, wilson
 
 METRICS = ("top1", "top5", "top1_*", "top5_*", "drop_*", "effective_*")
@@ -122,6 +122,9 @@ def load_ood(
             _check_fitted(fitted, features, file, Path(str(probe)))
     renamed = _maps(maps, sets)
     clean = _test_set("A'", test, like, target, classes, None, warnings)
+    if learnt is not None:
+        with open_pair(like, test) as pair:
+            warnings += pair_warnings(*pair, learnt, clean.side)
     shifts = tuple(
         _test_set(name, path, like, target, classes, renamed.get(name, renamed.get("")), warnings)
         for name, path in sets.items()

@@ -169,6 +169,11 @@ def test_tables_are_what_the_robustness_audit_reads(files: Files, tmp_path: Path
     assert (read_predictions(tmp_path / "p.csv").keys == shifted.keys).all()
 
 
+def test_training_pictures_among_the_test_pictures_are_said(files: Files) -> None:
+    task = load_ood(files["train"], [files["other"]], "label", files["train"])
+    assert task.warnings[0].startswith("leak: 500 of 500 test pictures")
+
+
 def test_bad_input(files: Files, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="either --train FILE or --probe"):
         load_ood(files["test"], [files["noisy"]], "label")
