@@ -139,6 +139,12 @@ def test_overrides_are_toml_values_or_plain_text() -> None:
         ("parallel.sync_batchnorm=1", "groups need at least 2 ranks"),
         ("optim.larc=true", "larc goes with sgd"),
         ("checkpoint.keep=0", "every and keep must be at least 1"),
+        ("checkpoint.on_full=ignore", "'checkpoint.on_full' is 'ignore'"),
+        ("augment.mode=devise", "'augment.mode' is 'devise'. Did you mean 'device'"),
+        ("watch.knn_every=0", "knn_every must be at least 1"),
+        ("watch.knn_bank=5", "knn_bank must be at least knn_k"),
+        ("watch.knn_target=", "knn_target must name a column"),
+        ("watch.tensorboard=1", "'watch.tensorboard' is 1"),
     ],
 )
 def test_wrong_overrides_are_named(override: str, message: str) -> None:
