@@ -44,7 +44,7 @@ def suite(where: Path, text: str) -> Path:
 
 def test_an_entry_is_complete(tmp_path: Path) -> None:
     (entry,) = load_suite(suite(tmp_path, ENTRY + PUBLISHED)).entry
-    assert entry.options == {"k": (5,), "temperature": 0.07}
+    assert (entry.options["k"], entry.options["temperature"]) == ((5,), 0.07)
     assert [(key, data.path, data.names) for key, data in entry.data_sets()] == [
         ("train", "pets/train", ("label",)), ("test", "pets/test.csv", ("label",)),
     ]  # fmt: skip
@@ -66,6 +66,8 @@ def test_an_entry_is_complete(tmp_path: Path) -> None:
         (', columns = { label = "class" }', "", 'layout = "table" and columns go together'),
         ('label = "class"', 'label = "klass"', "Did you mean 'class'"),
         ('protocol = "knn"', "", "either protocol or elsewhere"),
+        ('target = "label"', 'target = "label"\nlayers = ["res4", "res5"]', "knn takes one 'train', of one layer"),
+        ('target = "label"', 'target = "label"\nfiles = { k = "a" }', "'k' stands in options and in files"),
     ],
 )
 def test_mistakes_are_named(old: str, new: str, message: str, tmp_path: Path) -> None:
