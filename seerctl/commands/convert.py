@@ -46,7 +46,15 @@ def convert(
     shards or slices), a state dict of torchvision or timm, a model of Hugging Face, a file or a run of seerctl, or one
     of a run's checkpoints. No code in it is ever run. A safetensors file is written piece by piece: the model need not
     fit in memory.
+
+    Features, an HDF5 file of 'extract', become npz (numpy.load) or Parquet (pandas.read_parquet), by the name of the
+    output.
     """
+    from seerctl.files import is_hdf5
+
+    if is_hdf5(model):
+        _convert_features(model, output, overwrite, output_format)
+        return
     from seerctl.model.convert import convert as run
 
     with Progress("convert", unit="bytes") as progress:
