@@ -21,6 +21,7 @@ import torch
 
 from seerctl.errors import SeerctlError
 from seerctl.recipe import Recipe
+from seerctl.train.checkpoint import checkpoints, step_of
 from seerctl.train.data import CropBatch
 from seerctl.train.metrics import Metrics
 from seerctl.train.start import train
@@ -76,33 +77,33 @@ def seen(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def killed_run(
-    shards: Path, run: Path, steps: int, kills: int, choices: random.Random, most_ranks: int
-) -> tuple[int, int]:
-    """One run to its end, with up to `kills` kills on its way: how many there were, of them before a first step."""
-    done = early = 0
+def killed_run(shards: Path, run: Path, steps: int, kills: int, choices: random.Random, most_ranks: int) -> int:
+    """One run to its end, with up to `kills` kills on its way: how many there were."""
+    done = 0
     while True:
         ranks, workers = choices.randint(1, most_ranks), choices.randint(0, 4)
-        before = len(seen(run))
         recipe = small_recipe(f"schedule.steps={steps}", "checkpoint.every=1", f"data.workers={workers}")
         processes = attempt(recipe, shards, run, ranks)
-        if done < kills and _wait(run, processes, before + ranks * choices.randint(0, 2), choices.uniform(0, 0.15)):
-            early += len(seen(run)) == before
+        if done < kills and _wait(run, processes, _newest(run) + choices.randint(0, 2), choices.uniform(0, 0.3)):
             done += 1
             for process in processes:
                 os.kill(process, signal.SIGKILL)
         codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
         if codes == [0] * ranks:
-            return done, early
+            return done
         unexpected = {code for code in codes if code not in (0, 7, -signal.SIGKILL)}
         assert not unexpected, unexpected  # 7: the killed one's lock is not free yet, or a peer is gone
         time.sleep(0.05)
 
 
-def _wait(run: Path, processes: list[int], lines: int, more: float) -> bool:
-    """Wait until `lines` were noted, then `more` seconds; whether all processes still live."""
+def _newest(run: Path) -> int:
+    return max((step_of(path) for path in checkpoints(run / "checkpoints")), default=0)
+
+
+def _wait(run: Path, processes: list[int], step: int, more: float) -> bool:
+    """Wait until there is a checkpoint of `step`, then `more` seconds; whether all processes still live."""
     deadline = time.monotonic() + _PATIENCE
-    while len(seen(run)) < lines and time.monotonic() < deadline:
+    while _newest(run) < step and time.monotonic() < deadline:
         if any(os.waitid(os.P_PID, one, os.WEXITED | os.WNOHANG | os.WNOWAIT) for one in processes):
             return False
         time.sleep(0.005)
@@ -114,20 +115,20 @@ def main(folder: Path, steps: int, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
     choices, shards = random.Random(seed), folder / "shards"
     killed_run(shards, folder / "whole", steps, 0, choices, 1)
-    report: dict[str, Any] = {"whole": _facts(folder / "whole", 0, 0), "same": [], "mixed": []}
+    report: dict[str, Any] = {"whole": _facts(folder / "whole", 0), "same": [], "mixed": []}
     for kind, most_ranks in (("same", 1), ("mixed", 2)):
         left = kills // 2 if kind == "same" else kills - kills // 2
         while left > 0:
             run = folder / f"{kind}-{left}"
-            done, early = killed_run(shards, run, steps, left, choices, most_ranks)
-            report[kind].append(_facts(run, done, early))
+            done = killed_run(shards, run, steps, left, choices, most_ranks)
+            report[kind].append(_facts(run, done))
             left -= max(done, 1)
     (folder / "kills.json").write_text(json.dumps(report))
 
 
-def _facts(run: Path, done: int, early: int) -> dict[str, Any]:
+def _facts(run: Path, done: int) -> dict[str, Any]:
     losses = [row["loss"] for row in Metrics(run / "metrics.jsonl").rows()]
-    return {"kills": done, "early": early, "losses": losses, "seen": seen(run)}
+    return {"kills": done, "losses": losses, "seen": seen(run)}
 
 
 if __name__ == "__main__":
