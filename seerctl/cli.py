@@ -174,6 +174,8 @@ def _section(group: click.Group, name: str, section: Any, path: Path) -> dict[st
         many = parameters[key].multiple if isinstance(parameters[key], click.Option) else parameters[key].nargs != 1
         if many and not isinstance(value, (list, dict)):
             raise UsageError(f"{path}: '{name}.{key}' is {value!r}", "It must be a list")
+        if many and isinstance(value, dict):  # slurm = { partition = "gpu" } is --slurm partition=gpu
+            values[key] = [f"{part}={choice}" for part, choice in value.items()]
     return values
 
 

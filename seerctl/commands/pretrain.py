@@ -11,6 +11,7 @@ import click
 
 from seerctl.commands.dryrun import PlanOptions, plan_options
 from seerctl.commands.dryrun import dry_run as run_dry
+from seerctl.commands.slurmoptions import slurm_options, take_slurm
 from seerctl.console import Progress, emit, say
 from seerctl.errors import Diverged, Saved, SeerctlError, UsageError
 from seerctl.files import claim
@@ -19,6 +20,7 @@ from seerctl.options import SeerCommand, output_format, output_path
 if TYPE_CHECKING:
     from seerctl.recipe import Recipe
     from seerctl.train.launch import Launcher, Layout
+    from seerctl.train.slurm import SlurmOptions
     from seerctl.train.start import Summary
 
 EXAMPLES = (
@@ -38,8 +40,9 @@ EXAMPLES = (
 @click.option("--gpus-per-node", type=click.IntRange(min=1), default=None,
               show_default="this machine's GPUs; without any 1, or 8 with --nodes",
               help="Processes on each machine; without GPUs they compute on the CPU.")  # fmt: skip
-@click.option("--launcher", type=click.Choice(["auto", "local", "torchrun", "print"]), default="auto",
-              help="Who starts the processes: as needed, nobody, torchrun, or you by printed commands.")  # fmt: skip
+@click.option("--launcher", type=click.Choice(["auto", "local", "torchrun", "slurm", "print"]), default="auto",
+              help="Who starts the processes: whoever can, nobody, torchrun, SLURM, or you.")  # fmt: skip
+@slurm_options
 @click.option("--init", type=click.Path(path_type=Path), default=None, metavar="WEIGHTS",
               help="Start from these weights: a run, or a model of the same size that 'convert' reads.")  # fmt: skip
 @click.option("--set", multiple=True, metavar="KEY=VALUE",
@@ -77,7 +80,7 @@ def pretrain(
     dry_run: bool,
     fresh: bool,
     output_format: str,
-    **planning: Any,
+    **others: Any,
 ) -> int:
     """Train a RegNetY on a shard set: with SwAV, or supervised, from its seed or from the weights of --init.
 
@@ -86,11 +89,14 @@ def pretrain(
     processes that divides the batch.
     """
     from seerctl.recipe import find, load_recipe
+    from seerctl.train.allocation import adopt_task
 
+    slurm = take_slurm(others)
+    adopt_task()
     loaded = load_recipe(recipe, set)
     place = _layout(loaded, cast("Launcher", launcher), nodes, gpus_per_node, dry_run)
     if dry_run:
-        options = PlanOptions(**planning)
+        options = PlanOptions(**others)
         return run_dry(loaded, place, data, init, output, options, output_format, overwrite=overwrite)
     if data is None or output is None:
         missing = "--data" if data is None else "--output"
@@ -111,26 +117,41 @@ def pretrain(
     arguments += ["--overwrite"] if overwrite else []
     arguments += [part for override in set for part in ("--set", override)]
     arguments += ["--output-format", output_format] if output_format != "text" else []
-    return _start(place, arguments)
+    # An allocation without GPUs trains on CPUs; a login node without any submits for nodes that have them.
+    gpus = _gpus(loaded) > 0 if place.start == "srun" else loaded.run.device != "cpu"
+    return _start(place, arguments, output, slurm, gpus=gpus)
 
 
 def _layout(recipe: Recipe, launcher: Launcher, nodes: int, per_node: int | None, dry_run: bool) -> Layout:
-    import torch
-
     from seerctl.train.launch import layout
 
-    gpus = 0 if recipe.run.device == "cpu" or not torch.cuda.is_available() else torch.cuda.device_count()
-    return layout(launcher, nodes, per_node, gpus, dry_run=dry_run)
+    return layout(launcher, nodes, per_node, _gpus(recipe), dry_run=dry_run)
 
 
-def _start(place: Layout, arguments: list[str]) -> int:
+def _gpus(recipe: Recipe) -> int:
+    import torch
+
+    return 0 if recipe.run.device == "cpu" or not torch.cuda.is_available() else torch.cuda.device_count()
+
+
+def _start(place: Layout, arguments: list[str], run: Path, slurm: SlurmOptions, *, gpus: bool) -> int:
     from seerctl.train.launch import commands, run_torchrun
+    from seerctl.train.slurm import follow, run_srun, submit
 
     if place.start == "print":
         for line in commands(place, arguments):
             click.echo(line)
-        return 0
-    run_torchrun(place, arguments)
+    elif place.start == "torchrun":
+        run_torchrun(place, arguments)
+    elif place.start == "srun":
+        run_srun(place, arguments, run, slurm, gpus=gpus)
+    else:
+        inside = ["--launcher", "slurm", "--nodes", str(place.nodes), "--gpus-per-node", str(place.per_node)]
+        inside += ["--container", slurm.container] if slurm.container else []
+        job = submit(place, [*arguments, *inside], run, slurm, gpus=gpus)
+        say(f"SLURM job {job} is submitted; it logs to {run / 'slurm' / f'{job}.log'}, 'scancel {job}' ends it")
+        if slurm.wait:
+            follow(job, run, lambda line: click.echo(line, err=True))
     return 0
 
 

@@ -15,16 +15,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from seerctl.errors import EnvironmentFault, ExitCode, SeerctlError, UsageError
+from seerctl.train.allocation import has_sbatch, in_allocation
 from seerctl.train.signals import STOP_FILE
 
-Launcher = Literal["auto", "local", "torchrun", "print"]
+Launcher = Literal["auto", "local", "torchrun", "slurm", "print"]
 OUTCOME = "SEERCTL_OUTCOME"
 GPUS_OF_A_NODE = 8  # assumed where several nodes are asked for and this machine has no GPU
 PORT = 29500
@@ -32,11 +34,11 @@ PORT = 29500
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How many processes run where, and how they are started: in this process, by torchrun, or by the user."""
+    """How many processes run where, and who starts them: nobody (this process), torchrun, SLURM, or the user."""
 
     nodes: int
     per_node: int
-    start: Literal["here", "torchrun", "print"]
+    start: Literal["here", "torchrun", "srun", "sbatch", "print"]
 
     @property
     def ranks(self) -> int:
@@ -56,6 +58,9 @@ def layout(launcher: Launcher, nodes: int, per_node: int | None, gpus: int, *, d
     count = per_node or gpus or (GPUS_OF_A_NODE if nodes > 1 else 1)
     if launcher == "print":
         return Layout(nodes, count, "print")
+    slurm = _slurm(launcher, nodes * count, nodes)
+    if slurm is not None and not dry_run:
+        return Layout(nodes, count, slurm)
     if nodes > 1 and not dry_run:
         raise UsageError(
             f"--nodes {nodes}: this process is in no allocation of several nodes",
@@ -64,6 +69,19 @@ def layout(launcher: Launcher, nodes: int, per_node: int | None, gpus: int, *, d
     if launcher == "local" and count > 1 and not dry_run:
         raise UsageError(f"--launcher local runs one process, not {count}", "Use --launcher torchrun")
     return Layout(nodes, count, "torchrun" if launcher == "torchrun" or count > 1 else "here")
+
+
+def _slurm(launcher: Launcher, ranks: int, nodes: int) -> Literal["srun", "sbatch"] | None:
+    """SLURM's way of starting, where it is asked for or is the way to go: one node runs where it is."""
+    if launcher not in ("auto", "slurm"):
+        return None
+    if in_allocation() and (ranks > 1 or launcher == "slurm"):
+        return "srun"
+    if has_sbatch() and (nodes > 1 or launcher == "slurm"):
+        return "sbatch"
+    if launcher == "slurm":
+        raise UsageError("--launcher slurm: there is no sbatch here", "Run it on a login node, or --launcher print")
+    return None
 
 
 def commands(plan: Layout, arguments: Sequence[str]) -> list[str]:
@@ -94,15 +112,25 @@ def run_torchrun(plan: Layout, arguments: Sequence[str]) -> None:
         }
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // plan.per_node)))
         agent = [sys.executable, "-m", "seerctl.train.agent", "--standalone", "--nproc-per-node", str(plan.per_node)]
-        code = _wait([*agent, "-m", "seerctl", *arguments], environment, stop)
-        _raise_reported(outcome, Path(f"{outcome}.killed"))
+        code = wait_for([*agent, "-m", "seerctl", *arguments], environment, stop)
+        raise_reported(outcome, Path(f"{outcome}.killed"))
     if code:
         raise EnvironmentFault("a training process was lost", "Start again to go on from the newest checkpoint")
 
 
-def _wait(command: Sequence[str], environment: dict[str, str], stop: Path) -> int:
+def wait_for(
+    command: Sequence[str], environment: dict[str, str], stop: Path, watch: Callable[[str], None] | None = None
+) -> int:
+    """Run `command` and return its exit code; signals become the file `stop`, which asks its ranks to save and end.
+
+    `watch` hears the lines of its standard error, which are passed on.
+    """
     # A session of its own: signals of the terminal reach this process alone, which passes them on as a request.
-    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own command
+    errors = subprocess.PIPE if watch else None
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=errors)  # noqa: S603 - our own
+    listener = threading.Thread(target=_listen, args=(process.stderr, watch), daemon=True)
+    if watch:
+        listener.start()
 
     def ask(number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and stop.exists():
@@ -113,12 +141,22 @@ def _wait(command: Sequence[str], environment: dict[str, str], stop: Path) -> in
     names = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
     before = {name: signal.signal(name, ask) for name in names}
     try:
-        return process.wait()
+        code = process.wait()
+        if watch:
+            listener.join(timeout=5)
+        return code
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def _listen(errors: IO[bytes], watch: Callable[[str], None]) -> None:
+    for line in errors:
+        sys.stderr.write(text := line.decode("utf-8", "replace"))
+        sys.stderr.flush()
+        watch(text)
 
 
 def quiet_rank() -> None:
@@ -141,7 +179,7 @@ def report_outcome(error: SeerctlError) -> bool:
     return True
 
 
-def _raise_reported(outcome: Path, killed: Path) -> None:
+def raise_reported(outcome: Path, killed: Path) -> None:
     """The cause of the end, if any is known: a killed rank before what the ranks that lost it say."""
     report = _read(outcome)
     if killed.exists() and report.get("exit_code") in (None, ExitCode.ENVIRONMENT):

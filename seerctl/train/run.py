@@ -19,6 +19,8 @@ from seerctl.train.labels import Labels
 from seerctl.train.metrics import Metrics
 from seerctl.weighting import Sampling
 
+SLURM_FOLDER = "slurm"  # scripts and logs of the jobs that trained here; it may be there before the run
+
 _RECIPE, _FACTS = "recipe.toml", "run.json"
 # Keys of which no weight depends: a run goes on with other ones.
 FREE = ("data.workers", "checkpoint.", "watch.", "predict.", "run.log_every", "parallel.timeout_minutes")
@@ -86,7 +88,7 @@ class RunDirectory:
         }
         with blame(self.path):
             if not (self.path / _RECIPE).exists():
-                if any(entry.name != LOCK for entry in self.path.iterdir()):
+                if any(entry.name not in (LOCK, SLURM_FOLDER) for entry in self.path.iterdir()):
                     raise UsageError(f"{self.path}: exists already and is not a run", "Choose another output")
                 write_json(self.path / _FACTS, facts)
                 with atomic_write(self.path / _RECIPE, "w") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -109,6 +110,8 @@ def join(device: Literal["auto", "cpu", "cuda"], timeout_minutes: float) -> Iter
     if dist.is_initialized():
         yield world
         return
+    # FSDP calls a collective by the name that torch 2.14 calls old, and every rank would say so.
+    warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning)
     if world.device.type == "cpu":
         keep_memory()
     try:
