@@ -49,15 +49,24 @@ def estimate(recipe: Recipe, nodes: int, per_node: int, classes: int = 0) -> Est
     rows = sum(-(-p.shape[0] // ranks) * (p.numel() // p.shape[0]) for p in model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
     pixels = sum(crop.count * 3 * crop.size**2 for crop in recipe.augment.crops)
-    copies = 2 if recipe.optim.name == "adamw" else int(recipe.optim.momentum > 0)
     return Estimate(
         trunk=sum(p.numel() for p in model.trunk.parameters()),
         head=sum(p.numel() for p in model.head.parameters()),
         parameters=rows * _FLOAT + buffers,
         gradients=rows * _FLOAT,
-        optimizer=rows * _FLOAT * copies,
+        optimizer=rows * _FLOAT * _copies(recipe),
         crops=-(-recipe.data.batch // (nodes * per_node)) * pixels * _FLOAT,
     )
+
+
+def checkpoint_bytes(recipe: Recipe, parameters: int) -> int:
+    """Bytes of one checkpoint of so many parameters: they and the optimiser's state, whatever the number of ranks."""
+    return parameters * _FLOAT * (1 + _copies(recipe))
+
+
+def _copies(recipe: Recipe) -> int:
+    """How many numbers the optimiser keeps for each parameter."""
+    return 2 if recipe.optim.name == "adamw" else int(recipe.optim.momentum > 0)
 
 
 def available_bytes(device: torch.device, processes: int) -> int:

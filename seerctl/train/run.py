@@ -38,6 +38,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def recipe(self) -> Path:
+        """The resolved recipe, there since the run was begun."""
+        return self.path / _RECIPE
+
+    @property
     def weights(self) -> Path:
         """The trained weights, there when the run is done."""
         return self.path / WEIGHTS_FILE

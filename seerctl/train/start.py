@@ -21,11 +21,12 @@ from seerctl.shards.index import ShardSet
 from seerctl.shards.lock import write_lock
 from seerctl.train.board import check_installed
 from seerctl.train.checkpoint import checkpoints, step_of
-from seerctl.train.estimate import check_fits
+from seerctl.train.estimate import check_fits, checkpoint_bytes, estimate
 from seerctl.train.knn import OnlineKnn
 from seerctl.train.labels import Labels, labels_for
 from seerctl.train.objectives import accumulation
 from seerctl.train.predict import Prediction, Predictor
+from seerctl.train.preflight import check_nodes, check_room, check_shared
 from seerctl.train.run import RunDirectory
 from seerctl.train.steps import check_batch, total_steps
 from seerctl.train.trainer import Trainer
@@ -74,10 +75,9 @@ def train(
         Saved, Diverged: see `Trainer.fit`.
     """
     recipe = sized(recipe, init)
-    shards, run = ShardSet.open(data), RunDirectory(output)
+    run = RunDirectory(output)
     if recipe.watch.tensorboard:
         check_installed()
-    sampling = load_sampling(shards, recipe.data.weights) if recipe.data.weights else None
     with (
         join(recipe.run.device, recipe.parallel.timeout_minutes) as world,
         _lost_ranks(world),
@@ -86,12 +86,20 @@ def train(
         if not world.first:
             logging.getLogger("seerctl").setLevel(logging.ERROR)
         check_batch(recipe.data.batch, world.size, recipe.parallel.accumulate)
+        shards = world.on_all(lambda: ShardSet.open(data))
+        check_nodes(world, recipe, shards.sha256)
+        weights = recipe.data.weights
+        sampling = world.on_all(lambda: load_sampling(shards, weights)) if weights else None
         labels = world.on_first(lambda: labels_for(recipe, shards))
         predictor = world.on_first(lambda: Predictor.of(recipe, labels, predict, predictions))
         neighbours = world.on_first(lambda: OnlineKnn.of(recipe, knn))
-        check_fits(recipe, world, len(labels.classes) if labels else 0)
+        classes = len(labels.classes) if labels else 0
+        check_fits(recipe, world, classes)
         world.on_first(lambda: stack.enter_context(_claimed(run)))
         world.on_first(lambda: run.prepare(recipe, shards, sampling, labels, init))
+        check_shared(world, run.recipe)
+        alone = estimate(recipe, 1, 1, classes)
+        check_room(world, run.path, checkpoint_bytes(recipe, alone.trunk + alone.head))
         trainer = Trainer(
             recipe, shards, run, world, init=init, progress=progress, sampling=sampling, labels=labels, knn=neighbours
         )

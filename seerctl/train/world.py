@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -78,6 +79,23 @@ class World:
             raise rebuilt(outcome[1])
         result: T = outcome[0]
         return result
+
+    def on_all(self, work: Callable[[], T]) -> T:
+        """What `work` returns on each rank; what it raises on any of them is raised on all, with the node's name.
+
+        Raises:
+            SeerctlError: as raised on the lowest of those ranks.
+        """
+        fault, found = None, []
+        try:
+            found.append(work())
+        except SeerctlError as error:
+            fault = socket.gethostname(), portable(error)
+        faults = [one for one in self.gather(fault) if one is not None]
+        if faults:
+            node, (kind, message, hint) = faults[0]
+            raise kind(message if self.size == self.local_size else f"{message} (node {node})", hint)
+        return found[0]
 
 
 Fault = tuple[type[SeerctlError], str, str]

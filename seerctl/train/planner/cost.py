@@ -12,7 +12,6 @@ from seerctl.train.planner.trace import Traced
 LATENCY = 50e-6  # seconds that a collective takes whatever its bytes, over nodes
 MARGIN = 0.85  # of a GPU's memory: the rest is for its context, libraries' workspaces and fragmentation
 DAY = 86_400.0
-_FLOAT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +68,6 @@ def _seconds(one: Collective, cluster: Cluster) -> float:
     inside = one.ranks <= cluster.per_node
     bandwidth = cluster.gpu.link if inside else min(cluster.gpu.link, cluster.interconnect)
     return one.bytes / bandwidth + one.count * (LATENCY / 5 if inside else LATENCY)
-
-
-def checkpoint_bytes(recipe: Recipe, traced: Traced) -> int:
-    """Bytes of one checkpoint: weights and the optimiser's state, in float32, whatever the number of ranks."""
-    copies = 2 if recipe.optim.name == "adamw" else int(recipe.optim.momentum > 0)
-    return (traced.trunk + traced.head) * _FLOAT * (1 + copies)
 
 
 def loading(recipe: Recipe, cost: StepCost, cluster: Cluster) -> dict[str, float]:

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from seerctl.errors import UsageError
 from seerctl.recipe import Recipe, resolved
+from seerctl.train.estimate import checkpoint_bytes
 from seerctl.train.hardware import GIB, GPUS
 from seerctl.train.optim import peak_lr
-from seerctl.train.planner.cost import DAY, MARGIN, Cluster, StepCost, checkpoint_bytes, loading, step_cost
+from seerctl.train.planner.cost import DAY, MARGIN, Cluster, StepCost, loading, step_cost
 from seerctl.train.planner.ledger import ACTIVATIONS, CROPS, TEMPORARY, Moment
 from seerctl.train.planner.trace import Traced, trace
 from seerctl.train.steps import total_steps
@@ -62,7 +63,7 @@ def _values(planned: Planned, data: Data) -> dict[str, Any]:
     recipe, cluster, traced = planned.recipe, planned.cluster, planned.traced
     cost = step_cost(traced, cluster) if cluster.gpu.flops else None
     steps = recipe.schedule.steps or (total_steps(recipe, data.images) if data.images else None)
-    one = checkpoint_bytes(recipe, traced)
+    one = checkpoint_bytes(recipe, traced.trunk + traced.head)
     return {
         "schema": SCHEMA, "size": recipe.model.size, "ranks": cluster.ranks, "nodes": cluster.nodes,
         "gpus_per_node": cluster.per_node,
