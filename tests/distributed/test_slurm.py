@@ -85,7 +85,7 @@ def test_a_killed_task_is_named(environment: dict[str, str], shards: Path, tmp_p
     run = tmp_path / "run"
     process = start(environment, shards, run, "--set", "schedule.steps=2000")
     until(lambda: (run / "metrics.jsonl").exists() and len(steps(run)) > 2, process)
-    found = subprocess.run(["pgrep", "-f", f"seerctl pretrain .*-o {run}$"], capture_output=True, text=True, check=True)
+    found = subprocess.run(["pgrep", "-f", f"seerctl pretrain .*-o {run} "], capture_output=True, text=True, check=True)
     ranks = [pid for pid in found.stdout.split() if b"SLURM_PROCID=1" in Path(f"/proc/{pid}/environ").read_bytes()]
     os.kill(int(ranks[0]), 9)
     _, errors = process.communicate(timeout=250)
