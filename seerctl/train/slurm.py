@@ -7,9 +7,11 @@ side of a run: `ID.sh`, `ID.log`, what a rank reported, and the exit code of the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -76,7 +78,7 @@ def script(plan: Layout, arguments: Sequence[str], run: Path, options: SlurmOpti
         "code=$?",
         f"# {int(ExitCode.SAVED)}: a checkpoint was saved after a signal, such as SLURM's before the time limit. The "
         "job starts again and goes on.",
-        f'if [ "$code" -eq {int(ExitCode.SAVED)} ] && scontrol requeue "$SLURM_JOB_ID"; then sleep 60; fi',
+        f'if [ "$code" -eq {int(ExitCode.SAVED)} ] && scontrol requeue "$SLURM_JOB_ID"; then sleep 60; exit; fi',
         f'echo "$code" >{done}.tmp && mv {done}.tmp {done}',
         'exit "$code"', "",
     ])  # fmt: skip
@@ -220,5 +222,10 @@ def _scontrol(*arguments: str) -> str:
 
 
 def _port(job: str) -> int:
-    """A port that jobs beside this one on the same node do not use."""
-    return _FIRST_PORT + int(job) % _PORTS
+    """A port that jobs beside this one on the same node do not use, nor anybody else here, where rank 0 will run."""
+    for attempt in range(_PORTS):
+        port = _FIRST_PORT + (int(job) + attempt) % _PORTS
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise EnvironmentFault("no port is free for the first rank", "Ask for another node")
