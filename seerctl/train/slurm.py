@@ -29,6 +29,7 @@ from seerctl.train.signals import STOP_FILE
 REQUEUE_SECONDS = 180  # before the time limit: SIGUSR2, after which ranks save and the job is requeued
 _FIRST_PORT, _PORTS = 20000, 10000
 _POLL_SECONDS = 2.0
+_DOUBTS = 4  # times that a job has to look ended in a row
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 _OURS = {"nodes", "ntasks-per-node", "output", "open-mode", "signal", "requeue", "job-name"}
 _OPTION = re.compile(r"[a-z][a-z-]*")
@@ -115,10 +116,12 @@ def follow(job: str, run: Path, tell: Callable[[str], None], poll: float = _POLL
     """
     folder = run.absolute() / SLURM_FOLDER
     log, ended = folder / f"{job}.log", folder / f"{job}.exit"
-    seen = 0
+    seen = doubts = 0
     while True:
         state = _state(job)
-        over = ended.exists() or state in _ENDED or state is None
+        # The script's own word is certain; a job that is being requeued may look cancelled for a moment.
+        doubts = doubts + 1 if state in _ENDED or state is None else 0
+        over = ended.exists() or doubts > _DOUBTS
         seen = _pass_on(log, seen, tell)
         if over:
             break
