@@ -207,6 +207,7 @@ class ParallelConfig:
     activation_checkpointing: Literal["none", "block"] = "none"
     checkpoint_wrapper: Literal["fairscale", "torch"] = "fairscale"
     reshard_after_forward: bool = True
+    channels_last: bool = True
     accumulate: int = 1
     accumulated_codes: Literal["micro", "batch"] = "micro"
     timeout_minutes: float = 30.0

@@ -50,12 +50,13 @@ class CropBatch:
     fault: Fault | None = None
     colors: list[Tensor] = field(default_factory=list)
 
-    def on(self, device: torch.device) -> tuple[list[Tensor], Tensor | None]:
-        """Finished crops, float32 in channels-last memory, and labels, on `device`."""
-        crops = [kind.to(device, non_blocking=True, memory_format=torch.channels_last) for kind in self.crops]
+    def on(self, device: torch.device, *, channels_last: bool = True) -> tuple[list[Tensor], Tensor | None]:
+        """Finished crops, float32, and labels, on `device`."""
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        crops = [kind.to(device, non_blocking=True, memory_format=layout) for kind in self.crops]
         if self.colors:
             pairs = zip(crops, self.colors, strict=True)
-            crops = [finish(*pair).contiguous(memory_format=torch.channels_last) for pair in pairs]
+            crops = [finish(*pair).contiguous(memory_format=layout) for pair in pairs]
         return crops, None if self.labels is None else self.labels.to(device, non_blocking=True)
 
     def pin_memory(self) -> CropBatch:

@@ -24,6 +24,8 @@ SLURM_FOLDER = "slurm"  # scripts and logs of the jobs that trained here; it may
 _RECIPE, _FACTS = "recipe.toml", "run.json"
 # Keys of which no weight depends: a run goes on with other ones.
 FREE = ("data.workers", "checkpoint.", "watch.", "predict.", "run.log_every", "parallel.timeout_minutes")
+# What may stand where a run begins: the lock, and what is left when one was killed before it had its recipe.
+_BEFORE = {LOCK, SLURM_FOLDER, _FACTS, f"{_FACTS}.tmp", f"{_RECIPE}.tmp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class RunDirectory:
         }
         with blame(self.path):
             if not (self.path / _RECIPE).exists():
-                if any(entry.name not in (LOCK, SLURM_FOLDER) for entry in self.path.iterdir()):
+                if any(entry.name not in _BEFORE for entry in self.path.iterdir()):
                     raise UsageError(f"{self.path}: exists already and is not a run", "Choose another output")
                 write_json(self.path / _FACTS, facts)
                 with atomic_write(self.path / _RECIPE, "w") as file:

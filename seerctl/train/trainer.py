@@ -132,7 +132,7 @@ class Trainer:
 
     def forward_backward(self, batch: CropBatch) -> dict[str, Tensor]:
         """Gradients of one step, and its scalars on the device; nothing is read by the host."""
-        crops, labels = batch.on(self.world.device)
+        crops, labels = batch.on(self.world.device, channels_last=self.recipe.parallel.channels_last)
         measure = self._logs(self.step + 1)
         scale = self.scaler.scale
         return self.objective.accumulate(self.model, crops, len(batch.keys), measure, self.step, labels, scale)

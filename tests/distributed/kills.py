@@ -53,6 +53,7 @@ def _child(recipe: Recipe, shards: Path, run: Path, rank: int, ranks: int, port:
         code = 0
     except SeerctlError as error:
         code = int(error.exit_code)
+        print(error, file=sys.stderr)
     finally:
         os._exit(code)
 

@@ -45,10 +45,7 @@ def test_killed_runs_see_the_same_samples_and_end_alike(tmp_path: Path, steps: i
     for run in report["same"]:
         assert run["losses"] == whole["losses"]  # bit by bit
     for run in report["mixed"]:
-        # Rounding of other ranks' sums grows from step to step on so small a model: uninterrupted runs of 1 and 2 ranks
-        # differ by as much. That what is loaded is what was saved is exact, and tested in test_two_ranks.
-        assert run["losses"][0] == pytest.approx(whole["losses"][0], abs=1e-3)
-        assert run["losses"][:8] == pytest.approx(whole["losses"][:8], abs=0.1)
+        assert run["losses"] == pytest.approx(whole["losses"], abs=1e-4)  # over all steps
 
 
 def _first_of_attempts(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:

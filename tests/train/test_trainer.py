@@ -428,3 +428,12 @@ def test_a_stop_file_becomes_a_reason(tmp_path: Path, monkeypatch: pytest.Monkey
         assert signals.reason is None
         (tmp_path / "stop").write_text("SIGTERM")
         assert signals.reason == "SIGTERM"
+
+
+def test_a_run_that_was_killed_before_it_had_its_recipe_can_begin(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    (run / "recipe.toml.tmp").write_text("descr")
+    assert train(small_recipe("schedule.steps=1"), shards, run).steps == 1
+    assert (run / "recipe.toml").is_file()

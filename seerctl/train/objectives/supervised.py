@@ -74,4 +74,5 @@ def _top1(logits: Tensor, targets: Tensor) -> Tensor:
 def _rows(kind: Tensor, batch: int, rows: slice) -> Tensor:
     """Images `rows` of crop-major (count * batch, ...), still crop-major, in the memory format of the whole."""
     part = kind.view(-1, batch, *kind.shape[1:])[:, rows].flatten(0, 1)
-    return part.contiguous(memory_format=torch.channels_last)
+    whole = kind.is_contiguous(memory_format=torch.channels_last)
+    return part.contiguous(memory_format=torch.channels_last if whole else torch.contiguous_format)

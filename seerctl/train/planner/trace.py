@@ -81,7 +81,7 @@ def _step(recipe: Recipe, world: World, model: Model, book: Ledger, operations: 
     batch = _batch(recipe, recipe.data.batch // world.size)
     _note_state(book, model, optimizer, [*objective.state().values(), *([] if on_host else batch.crops)])
     with _Watch(book, operations), book.watch_resizing(), _saved(book), _constant_steps():
-        crops, labels = batch.on(world.device)
+        crops, labels = batch.on(world.device, channels_last=recipe.parallel.channels_last)
         for kind in crops:
             book.note(kind, kinds.CROPS)
         objective.accumulate(model, crops, len(batch.keys), True, recipe.loss.freeze_prototypes, labels)
