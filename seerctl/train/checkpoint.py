@@ -10,6 +10,7 @@ import errno
 import logging
 import re
 import shutil
+import socket
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,7 +85,8 @@ def save(
 
 def _raise_any(failure: SeerctlError | None, temporary: Path, world: World) -> None:
     """The first rank's failure on all ranks, once what was written is gone again."""
-    mine = None if failure is None else (str(failure.message), isinstance(failure, NoRoom))
+    where = f" (rank {world.rank} on {socket.gethostname()})" if world.size > 1 else ""
+    mine = None if failure is None else (f"{failure.message}{where}", isinstance(failure, NoRoom))
     failures = [found for found in world.gather(mine) if found]
     if failures:
         world.on_first(lambda: shutil.rmtree(temporary, ignore_errors=True))

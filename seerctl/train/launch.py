@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -85,12 +86,17 @@ def _slurm(launcher: Launcher, ranks: int, nodes: int) -> Literal["srun", "sbatc
 
 
 def commands(plan: Layout, arguments: Sequence[str]) -> list[str]:
-    """The shell command of every node, first node first; $HEAD stands for the first node's address."""
+    """The shell command of every node, first node first; $HEAD stands for the first node's address.
+
+    They are torchrun's in all but the exit code, which is the run's.
+    """
     job = shlex.join(["-m", "seerctl", *arguments])
+    torchrun = "python -m seerctl.train.torchrun"
     if plan.nodes == 1:
-        return [f"torchrun --standalone --nproc-per-node {plan.per_node} {job}"]
+        return [f"{torchrun} --standalone --nproc-per-node {plan.per_node} {job}"]
+    # Static: a c10d rendezvous takes itself for the host only by names that resolve, which addresses here may not.
     return [
-        f"torchrun --nnodes {plan.nodes} --node-rank {node} --nproc-per-node {plan.per_node}"
+        f"{torchrun} --nnodes {plan.nodes} --node-rank {node} --nproc-per-node {plan.per_node}"
         f' --master-addr "$HEAD" --master-port {PORT} {job}'
         for node in range(plan.nodes)
     ]
@@ -102,20 +108,32 @@ def run_torchrun(plan: Layout, arguments: Sequence[str]) -> None:
     Raises:
         SeerctlError: what a process reported (the class with its exit code); EnvironmentFault when one was lost.
     """
+    run_agent(["--standalone", "--nproc-per-node", str(plan.per_node), "-m", "seerctl", *arguments])
+
+
+def run_agent(arguments: Sequence[str]) -> None:
+    """Run the processes that torchrun's `arguments` ask for on this machine and wait.
+
+    Raises:
+        SeerctlError: as `run_torchrun`.
+    """
     with tempfile.TemporaryDirectory(prefix="seerctl-") as folder:
         outcome, stop = Path(folder) / "outcome.json", Path(folder) / "stop"
-        environment = {
-            **os.environ,
-            OUTCOME: str(outcome),
-            STOP_FILE: str(stop),
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a restarted worker must not read the old one's addresses
-        }
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // plan.per_node)))
-        agent = [sys.executable, "-m", "seerctl.train.agent", "--standalone", "--nproc-per-node", str(plan.per_node)]
-        code = wait_for([*agent, "-m", "seerctl", *arguments], environment, stop)
+        environment = {**os.environ, OUTCOME: str(outcome), STOP_FILE: str(stop)}
+        if "--standalone" in arguments:
+            # A restarted worker must not read the old one's addresses. (A static rendezvous has no other store.)
+            environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // _processes(arguments))))
+        code = wait_for([sys.executable, "-m", "seerctl.train.agent", *arguments], environment, stop)
         raise_reported(outcome, Path(f"{outcome}.killed"))
     if code:
         raise EnvironmentFault("a training process was lost", "Start again to go on from the newest checkpoint")
+
+
+def _processes(arguments: Sequence[str]) -> int:
+    """How many processes torchrun's `arguments` ask for on this node; 1 where they do not say it in digits."""
+    found = re.search(r"--nproc[-_]per[-_]node[ =](\d+) ", " ".join(arguments) + " ")
+    return max(1, int(found[1])) if found else 1
 
 
 def wait_for(
@@ -160,7 +178,7 @@ def _listen(errors: IO[bytes], watch: Callable[[str], None]) -> None:
 
 
 def quiet_rank() -> None:
-    """In a process of `run_torchrun`: outside the loop SIGTERM, which the agent sends to survivors, ends it at once.
+    """In a process of `run_agent`: outside the loop SIGTERM, which the agent sends to survivors, ends it at once.
 
     The command line's handler raises instead, and would do so in the middle of the interpreter's own end.
     """

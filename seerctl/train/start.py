@@ -160,14 +160,15 @@ def _claimed(run: RunDirectory) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lost_ranks(world: World) -> Iterator[None]:
-    """Say that another rank is gone in one line; its own rank, where it still could, said why."""
+    """Say in one line which other rank is gone; itself, where it still could, it said why."""
     try:
         yield
     except RuntimeError as error:
         lost = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
         if world.size == 1 or not lost:
             raise
+        missing = world.roll.missing() if world.roll else ""
         raise EnvironmentFault(
-            f"rank {world.rank} of {world.size} lost the others ({str(error).splitlines()[0]})",
+            f"rank {world.rank} of {world.size} lost {missing or 'the others'} ({str(error).splitlines()[0]})",
             "Start again to go on from the newest checkpoint",
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,10 +48,15 @@ _LET_PASS = 10  # damaged images that a rank lets pass whatever their share
 
 @dataclass(slots=True)
 class Clock:
-    """What happened since the last metrics row: seconds, of them waiting for data, steps, and damaged images."""
+    """What happened since the last metrics row: seconds, of them waiting for data, steps, and damaged images.
+
+    `busy`: seconds from where this rank went on after all had met until it came to meet them again, data included.
+    """
 
     started: float = 0.0
     waited: float = 0.0
+    busy: float = 0.0
+    met: float = 0.0
     steps: int = 0
     damaged: int = 0
 
@@ -109,10 +115,12 @@ class Trainer:
         """
         self.model.train()
         with StopSignals() as signals, self.saver:
-            self._clock = Clock(time.perf_counter())
+            self._clock = Clock(time.perf_counter(), met=time.perf_counter())
             for batch in self._timed(self._batches()):
                 found = self.forward_backward(batch)
+                self._clock.busy += time.perf_counter() - self._clock.met
                 stopping, overflow = self._agree(batch, found["loss"], signals.reason)
+                self._clock.met = time.perf_counter()
                 self.update(found, overflow)
                 self._after_step(batch, found)
                 if stopping and self.step < self.steps:
@@ -180,14 +188,28 @@ class Trainer:
             )
         if not self.scaler.adapt(bool(overflow)) or broken:
             keys = [key for part in self.world.gather(batch.keys) for key in part]
+            where = self._broken_ranks(batch, loss) if broken else ""
             report = self.run.path / "diverged.json"
             self.world.on_first(lambda: write_json(report, {"step": self.step + 1, "epoch": batch.epoch, "keys": keys}))
             raise Diverged(
-                f"{self.run.path}: the {'loss' if broken else 'gradient'} of step {self.step + 1} is not finite; "
-                "the update was not made",
+                f"{self.run.path}: the {'loss' if broken else 'gradient'} of step {self.step + 1} is not finite"
+                f"{where}; the update was not made",
                 f"Lower optim.lr or set parallel.precision=fp32; the step's samples are in {report}",
             )
         return bool(stopping), bool(overflow)
+
+    def _broken_ranks(self, batch: CropBatch, loss: Tensor) -> str:
+        """ " on rank 1 (node b)": where a loss that is not finite began, if that can be told from here.
+
+        Synchronised BatchNorm and codes pass it on to all ranks, but not to their crops.
+        """
+        crops = all(bool(kind.isfinite().all()) for kind in batch.crops)
+        reports = self.world.gather((crops, bool(loss.isfinite()), socket.gethostname()))
+        began = [rank for rank, report in enumerate(reports) if not report[0]]
+        began = began or [rank for rank, report in enumerate(reports) if not report[1]]
+        if self.world.size == 1 or len(began) == self.world.size:
+            return ""
+        return " on " + ", ".join(f"rank {rank} (node {reports[rank][2]})" for rank in began)
 
     def _too_damaged(self, batch: CropBatch) -> bool:
         """Count what of `batch` could not be decoded, and say so; whether it was too much."""
@@ -219,11 +241,12 @@ class Trainer:
         found["damaged"] = found["loss"].new_tensor(
             float(self._clock.damaged * self.world.size)
         )  # a mean becomes a sum
+        seconds = max(time.perf_counter() - self._clock.started, 1e-9)
+        shares = self._per_rank(self._clock.waited / seconds, self._clock.busy / max(self._clock.steps, 1))
         names = sorted(found)
         values = dict(
             zip(names, self.world.mean(torch.stack([found[name].float() for name in names])).tolist(), strict=True)
         )
-        seconds = max(time.perf_counter() - self._clock.started, 1e-9)
         rate = self._clock.steps * self.recipe.data.batch / seconds
         row: dict[str, Any] = {
             "step": self.step,
@@ -234,7 +257,7 @@ class Trainer:
             "lr": lr_at(self.step - 1, self.steps, self.peak, self.recipe.schedule),
             "images_per_second": rate,
             **self.speed.facts(rate),
-            "data_wait": self._clock.waited / seconds,
+            **shares,
             **self.scaler.facts(),
             "damaged": round(values["damaged"]),
         }
@@ -245,7 +268,21 @@ class Trainer:
             if self.board is not None:
                 self.board.add(row)
             self._warn_of_collapse(row)
-        self._clock = Clock(time.perf_counter())
+        self._clock = Clock(time.perf_counter(), met=time.perf_counter())
+
+    def _per_rank(self, waited: float, step_seconds: float) -> dict[str, float]:
+        """What of a row is said of ranks: the mean share of time that waits for data, and the slowest ranks."""
+        world = self.world
+        mine = torch.zeros(2, world.size, dtype=torch.float64)
+        mine[:, world.rank] = torch.tensor([waited, step_seconds], dtype=torch.float64)
+        waits, steps = (world.mean(mine.to(world.device)) * world.size).cpu()
+        return {
+            "data_wait": waits.mean().item(),
+            "data_wait_max": waits.max().item(),
+            "data_wait_rank": int(waits.argmax()),
+            "step_seconds_max": steps.max().item(),
+            "step_seconds_rank": int(steps.argmax()),
+        }
 
     def _warn_of_collapse(self, row: dict[str, Any]) -> None:
         warning = suspicion(self.recipe, self.step, self.steps, row)
@@ -274,6 +311,7 @@ class Trainer:
         }
         self.saver.save(self.step, self._tensors(), facts)
         self._clock.started += time.perf_counter() - started  # not the speed of training
+        self._clock.met += time.perf_counter() - started
 
     def _tensors(self) -> dict[str, Tensor]:
         return checkpoint.tensors_of(self.model, self.optimizer) | self.objective.state() | self.scaler.state()

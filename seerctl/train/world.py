@@ -8,16 +8,19 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from seerctl.device import pick_device
 from seerctl.errors import EnvironmentFault, SeerctlError
+from seerctl.train.interface import name_interface
+from seerctl.train.rollcall import RollCall
 
 T = TypeVar("T")
 
@@ -34,6 +37,7 @@ class World:
     local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     group: dist.ProcessGroup | None = None
+    roll: RollCall | None = None
 
     @property
     def first(self) -> bool:
@@ -134,7 +138,12 @@ def join(device: Literal["auto", "cpu", "cuda"], timeout_minutes: float) -> Iter
         keep_memory()
     try:
         if "RANK" in os.environ:
-            dist.init_process_group(_backend(world.device), timeout=timedelta(minutes=timeout_minutes))
+            timeout = timedelta(minutes=timeout_minutes)
+            name_interface()
+            store, rank, size = next(rendezvous("env://", timeout=timeout))
+            backend = _backend(world.device)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+            world = replace(world, roll=RollCall(store, rank, size))
     except dist.DistError as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise EnvironmentFault(

@@ -174,7 +174,7 @@ def test_printed_commands(shards: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "--data 'my shards'" in first
     assert first.endswith("--set data.batch=64")
     assert commands(Layout(1, 2, "print"), ["pretrain"]) == [
-        "torchrun --standalone --nproc-per-node 2 -m seerctl pretrain"
+        "python -m seerctl.train.torchrun --standalone --nproc-per-node 2 -m seerctl pretrain"
     ]
 
 

@@ -22,10 +22,9 @@ import torch
 from seerctl.errors import SeerctlError
 from seerctl.recipe import Recipe
 from seerctl.train.checkpoint import checkpoints, step_of
-from seerctl.train.data import CropBatch
 from seerctl.train.metrics import Metrics
 from seerctl.train.start import train
-from seerctl.train.trainer import Trainer
+from tests.distributed.noted import note_keys
 from tests.training import small_recipe
 
 _PATIENCE = 60.0  # seconds in which an attempt has to get on
@@ -48,7 +47,7 @@ def _child(recipe: Recipe, shards: Path, run: Path, rank: int, ranks: int, port:
             places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks,
                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
             os.environ |= {name: str(value) for name, value in places.items()}
-        _note_keys(run.with_suffix(".keys"), rank, ranks)
+        note_keys(run.with_suffix(".keys"), rank, ranks)
         train(recipe, shards, run)
         code = 0
     except SeerctlError as error:
@@ -58,17 +57,6 @@ def _child(recipe: Recipe, shards: Path, run: Path, rank: int, ranks: int, port:
         os._exit(code)
 
 
-def _note_keys(path: Path, rank: int, ranks: int) -> None:
-    forward_backward = Trainer.forward_backward
-
-    def noted(self: Trainer, batch: CropBatch) -> Any:
-        with path.open("a") as file:
-            file.write(json.dumps({"step": batch.step, "rank": rank, "ranks": ranks, "keys": batch.keys}) + "\n")
-        return forward_backward(self, batch)
-
-    Trainer.forward_backward = noted  # type: ignore[method-assign]
-
-
 def seen(run: Path) -> list[dict[str, Any]]:
     """What the attempts of a run noted; a line that a kill tore is left out."""
     path, found = run.with_suffix(".keys"), []
@@ -76,6 +64,12 @@ def seen(run: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             found.append(json.loads(line))
     return found
+
+
+def share(keys: list[str], note: dict[str, Any]) -> list[str]:
+    """What of a step's keys the rank of a note has to see."""
+    count = len(keys) // note["ranks"]
+    return keys[note["rank"] * count : (note["rank"] + 1) * count]
 
 
 def killed_run(shards: Path, run: Path, steps: int, kills: int, choices: random.Random, most_ranks: int) -> int:

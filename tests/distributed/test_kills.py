@@ -37,7 +37,7 @@ def test_killed_runs_see_the_same_samples_and_end_alike(tmp_path: Path, steps: i
     for run in runs:
         assert run["seen"]
         for note in run["seen"]:
-            assert note["keys"] == _share(keys[note["step"]], note)
+            assert note["keys"] == kills.share(keys[note["step"]], note)
         assert {note["step"] for note in run["seen"]} == set(keys)
     # Where the steps jump back, an attempt went on from a checkpoint in the middle.
     first = [note["step"] for run in runs for note in _first_of_attempts(run["seen"])]
@@ -52,9 +52,3 @@ def _first_of_attempts(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Notes of the first rank that do not follow the one before."""
     mine = [note for note in notes if note["rank"] == 0]
     return [note for before, note in itertools.pairwise(mine) if note["step"] != before["step"] + 1]
-
-
-def _share(keys: list[str], note: dict[str, Any]) -> list[str]:
-    """What of a step's keys the rank of a note has to see."""
-    share = len(keys) // note["ranks"]
-    return keys[note["rank"] * share : (note["rank"] + 1) * share]

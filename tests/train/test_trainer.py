@@ -83,7 +83,8 @@ def test_metrics_say_what_the_contract_says(finished: Path) -> None:
     rows = Metrics(finished / "metrics.jsonl").rows()
     assert set(rows[0]) == {
         "step", "epoch", "loss", "loss_over_ln_k", "prototype_entropy", "feature_std", "gradient_norm", "lr",
-        "images_per_second", "images_per_second_per_device", "data_wait", "damaged",
+        "images_per_second", "images_per_second_per_device", "data_wait", "data_wait_max", "data_wait_rank",
+        "step_seconds_max", "step_seconds_rank", "damaged",
     }  # fmt: skip
     assert [row["epoch"] for row in rows] == [
         0,
@@ -95,6 +96,8 @@ def test_metrics_say_what_the_contract_says(finished: Path) -> None:
         2,
         2,
     ]  # of each step's first image: 40 images, 16 a step
+    assert all(row["data_wait_max"] == row["data_wait"] and row["data_wait_rank"] == 0 for row in rows)
+    assert all(row["step_seconds_max"] > 0 and row["step_seconds_rank"] == 0 for row in rows)
     assert all(0 <= row["data_wait"] <= 1 and row["images_per_second"] > 0 for row in rows)
     assert all(row["loss_over_ln_k"] == pytest.approx(row["loss"] / 3.1780538, rel=1e-6) for row in rows)
 
