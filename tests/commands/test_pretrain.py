@@ -146,7 +146,8 @@ def test_dry_run_of_what_fits_and_what_does_not(
     assert captured.err.count("\n") == 1
 
 
-def test_layouts() -> None:
+def test_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seerctl.train.launch.has_sbatch", lambda: False)
     assert layout("auto", 1, None, 0) == Layout(1, 1, "here")
     assert layout("auto", 1, None, 1) == Layout(1, 1, "here")
     assert layout("auto", 1, None, 8) == Layout(1, 8, "torchrun")
