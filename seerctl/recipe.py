@@ -195,7 +195,11 @@ class ParallelConfig:
     doubled after `loss_scale_growth` good ones. `reduce_dtype`: in which gradients are summed over ranks. `accumulate`:
     each rank goes through its part of the batch in so many micro-batches, to save memory; BatchNorm then sees those,
     and the codes come from each of them ("micro") or from a pass without gradient over all ("batch"): both are other
-    objectives than the undivided batch.
+    objectives than the undivided batch. `activation_checkpointing`: what backward computes again instead of keeping
+    it: nothing, each block, or ("dp") the chunks of blocks that cost least while the activations of a rank keep within
+    `activation_budget` GiB, or, where that is 0, the traced step within 85 % of the GPU's memory (on a CPU, of a rank's
+    share of the machine's). "auto" does the same, and recomputes each block where "dp" refuses a budget as too small.
+    None of it changes what is learnt: a run goes on with another choice.
     """
 
     shard: Literal["world", "node"] = "world"
@@ -204,7 +208,8 @@ class ParallelConfig:
     loss_scale: float = 65536.0
     loss_scale_growth: int = 2000
     sync_batchnorm: int | Literal["world", "node", "none"] = "world"
-    activation_checkpointing: Literal["none", "block"] = "none"
+    activation_checkpointing: Literal["none", "block", "dp", "auto"] = "none"
+    activation_budget: float = 0.0
     checkpoint_wrapper: Literal["fairscale", "torch"] = "fairscale"
     reshard_after_forward: bool = True
     channels_last: bool = True
@@ -220,6 +225,9 @@ class ParallelConfig:
         scaled = self.precision == "fp16"
         _require(scaled or self.reduce_dtype != "fp16", 'reduce_dtype = "fp16" needs precision = "fp16" and its scale')
         _require(self.accumulate >= 1, "accumulate must be at least 1")
+        _require(0 <= self.activation_budget < math.inf, "activation_budget must not be negative")
+        planned = self.activation_checkpointing in ("dp", "auto")
+        _require(planned or not self.activation_budget, 'activation_budget goes with activation_checkpointing = "dp"')
         _require(self.timeout_minutes > 0, "timeout_minutes must be positive")
 
 

@@ -49,8 +49,12 @@ class SwAVHead(nn.Module):
         """Trunk features (N, trunk_width) -> projections (N, dims[-1]) of unit length and scores (N, prototypes)."""
         projected = self.projection(features)
         with torch.autocast(features.device.type, enabled=False):
-            projections = F.normalize(projected.float(), dim=1)
-            return Prediction(projections, self.prototypes(projections))
+            return self.compare(projected)
+
+    def compare(self, projected: Tensor) -> Prediction:
+        """Projections (N, dims[-1]) of any length -> those of length 1, and their cosines with the prototypes."""
+        projections = F.normalize(projected.float(), dim=1)
+        return Prediction(projections, self.prototypes(projections))
 
 
 class ClassifierHead(nn.Module):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from fairscale.nn.checkpoint import checkpoint_wrapper as fairscale_checkpoint
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -28,18 +28,19 @@ from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import size_named
 from seerctl.recipe import ModelConfig, ParallelConfig, Recipe
 from seerctl.train.objectives.swav import normalise_rows, prototypes_of
+from seerctl.train.planner.recompute import Chunk
 from seerctl.train.world import World, computes_in_bf16, group_of_one
 
 BIG_CONVOLUTION = 100_000_000  # parameters; VISSL's AUTO_WRAP_THRESHOLD for the 10B model
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def prepare_model(recipe: Recipe, world: World, classes: int = 0) -> Model:
+def prepare_model(recipe: Recipe, world: World, classes: int = 0, chunks: Sequence[Chunk] | None = None) -> Model:
     """The model of `recipe`, spread over `world`, with its initial weights (the same for any number of ranks).
 
-    `classes`: of a supervised recipe's data.
+    `classes`: of a supervised recipe's data. `chunks`: as in `plan_model`.
     """
-    model = plan_model(recipe, world, classes)
+    model = plan_model(recipe, world, classes, chunks=chunks)
     model.to_empty(device=world.device)
     init_weights(model, recipe.run.seed)
     if isinstance(model, SwAVModel):
@@ -47,26 +48,34 @@ def prepare_model(recipe: Recipe, world: World, classes: int = 0) -> Model:
     return model
 
 
-def plan_model(recipe: Recipe, world: World, classes: int = 0, *, accelerated: bool | None = None) -> Model:
+def plan_model(
+    recipe: Recipe,
+    world: World,
+    classes: int = 0,
+    *,
+    accelerated: bool | None = None,
+    chunks: Sequence[Chunk] | None = None,
+) -> Model:
     """The model of `prepare_model` before it takes any memory: its parameters are on the meta device.
 
-    `accelerated`: whether it is for a GPU; by default as `world.device` says.
+    `accelerated`: whether it is for a GPU; by default as `world.device` says. `chunks`: of blocks to recompute, where
+    the recipe leaves that to the memory there is (`dp`, `auto`: `seerctl.train.planner.choose`); None: each block.
     """
     config = recipe.parallel
     accelerated = world.device.type != "cpu" if accelerated is None else accelerated
     group, synchronised = batchnorm_group(config, world)
     with torch.device("meta"):
         model = assemble(recipe.model, group, synchronised=synchronised, classes=classes)
-    if config.activation_checkpointing == "block":
-        checkpoint_blocks(model, config.checkpoint_wrapper)
+    if config.activation_checkpointing != "none":
+        checkpoint_blocks(model, config.checkpoint_wrapper, chunks)
     precision = computing_precision(config, world.device)
     # fairscale's checkpoint does not restore a CPU autocast in its recomputation: there, sharding casts instead.
     plain_half = precision != "fp32" and config.activation_checkpointing == "none"
     if world.size == 1 and not accelerated and (precision == "fp32" or plain_half):
-        model.autocast = _DTYPES[precision] if plain_half else None
+        model.autocast = DTYPES[precision] if plain_half else None
     else:
         group_of_one(world.device)
-        shard(model, config, world, _DTYPES[precision])
+        shard(model, config, world, DTYPES[precision])
     return model
 
 
@@ -106,14 +115,52 @@ def batchnorm_group(config: ParallelConfig, world: World) -> tuple[dist.ProcessG
     return (dist.new_subgroups(group_size=size)[0], True) if size > 1 else (None, False)
 
 
-def checkpoint_blocks(model: Model, wrapper: str) -> None:
-    """Recompute each block's activations in backward; BatchNorm counts a batch once. Names of parameters stay."""
-    for block in model.trunk.blocks():
-        if wrapper == "fairscale":
-            fairscale_checkpoint(block)
-        else:
-            context = partial(_recomputation, block)
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=context)
+def checkpoint_blocks(model: Model, wrapper: str, chunks: Sequence[Chunk] | None = None) -> None:
+    """Recompute the activations of `chunks` in backward, None: of each block; BatchNorm counts a batch once.
+
+    A chunk is the (first, last) of its blocks, all of one stage: only what enters it is kept. Names of parameters stay.
+    """
+    start = 0
+    for stage in model.trunk.trunk_output:
+        blocks = list(stage)
+        end = start + len(blocks)
+        mine = [(number, number) for number in range(start, end)] if chunks is None else chunks
+        inside = [(first - start, last - start) for first, last in mine if start <= first < end]
+        for first, last in inside:
+            if first == last:
+                blocks[first].forward = _recomputed(blocks[first], wrapper)
+        if any(first < last for first, last in inside):
+            stage.forward = partial(_through, _parts(blocks, inside, wrapper))
+        start = end
+
+
+def _parts(blocks: Sequence[nn.Module], chunks: Sequence[Chunk], wrapper: str) -> list[Callable[[Tensor], Tensor]]:
+    """The blocks of a stage, those of a chunk as one."""
+    parts: list[Callable[[Tensor], Tensor]] = list(blocks)
+    for first, last in sorted(chunks, reverse=True):
+        if first < last:
+            chunk = nn.Sequential(*blocks[first : last + 1])
+            parts[first : last + 1] = [_recomputed(chunk, wrapper)]
+    return parts
+
+
+def _through(parts: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+    for part in parts:
+        x = part(x)
+    return x
+
+
+def _recomputed(module: nn.Module, wrapper: str) -> Callable[[Tensor], Tensor]:
+    """The forward pass of `module` that keeps nothing but its input."""
+    if wrapper == "fairscale":
+        forward: Callable[[Tensor], Tensor] = fairscale_checkpoint(module).forward
+        return partial(_holding, module, forward)
+    return partial(checkpoint, module.forward, use_reentrant=False, context_fn=partial(_recomputation, module))
+
+
+def _holding(_: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    # fairscale's wrapper refers to its module weakly, and a chunk belongs to no other module.
+    return forward(x)
 
 
 def _recomputation(block: nn.Module) -> tuple[Any, Any]:
@@ -138,7 +185,7 @@ def _frozen_statistics(block: nn.Module) -> Iterator[None]:
 def shard(model: Model, config: ParallelConfig, world: World, dtype: torch.dtype) -> None:
     """Split the parameters: each block, each convolution above 1e8 parameters, prototypes (float32), head, the rest."""
     mesh = device_mesh(config, world)
-    reduce = _DTYPES[config.reduce_dtype]
+    reduce = DTYPES[config.reduce_dtype]
     plain = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     policy = plain if dtype == torch.float32 else _mixed_policy(model, mesh, dtype, reduce)
     options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": config.reshard_after_forward}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seerctl import __version__
 from seerctl.errors import UsageError
@@ -23,7 +24,10 @@ SLURM_FOLDER = "slurm"  # scripts and logs of the jobs that trained here; it may
 
 _RECIPE, _FACTS = "recipe.toml", "run.json"
 # Keys of which no weight depends: a run goes on with other ones.
-FREE = ("data.workers", "checkpoint.", "watch.", "predict.", "run.log_every", "parallel.timeout_minutes")
+FREE = (
+    "data.workers", "checkpoint.", "watch.", "predict.", "run.log_every", "parallel.timeout_minutes",
+    "parallel.activation_checkpointing", "parallel.activation_budget", "parallel.checkpoint_wrapper",
+)  # fmt: skip
 # What may stand where a run begins: the lock, and what is left when one was killed before it had its recipe.
 _BEFORE = {LOCK, SLURM_FOLDER, _FACTS, f"{_FACTS}.tmp", f"{_RECIPE}.tmp"}
 
@@ -102,6 +106,11 @@ class RunDirectory:
                     file.write(dump(recipe))
                 return
         self._check(recipe, shards, sampling)
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a fact of the latest start in run.json, in place of what an earlier start said of it."""
+        facts = self.path / _FACTS
+        write_json(facts, {**read_json(facts), key: value})
 
     @property
     def init_sha256(self) -> str | None:

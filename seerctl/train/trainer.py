@@ -6,7 +6,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from seerctl.train.metrics import SUSPICIOUS_ROWS
 from seerctl.train.objectives import build_objective, derived, suspicion
 from seerctl.train.optim import build_optimizer, global_norm, lr_at, peak_lr, scale_gradients, set_lr
 from seerctl.train.parallel import prepare_model
+from seerctl.train.planner.choose import choose_here
+from seerctl.train.planner.recompute import Chunk
 from seerctl.train.run import RunDirectory
 from seerctl.train.saver import Saver
 from seerctl.train.scaler import LossScaler
@@ -92,7 +94,8 @@ class Trainer:
         self.samples = shards if labels is None else labels.of(shards)
         self.steps = total_steps(recipe, len(self.samples))
         self.peak = peak_lr(recipe.optim, recipe.data.batch)
-        self.model = prepare_model(recipe, world, len(labels.classes) if labels else 0)
+        classes = len(labels.classes) if labels else 0
+        self.model = prepare_model(recipe, world, classes, self._recomputed(classes))
         self.optimizer = build_optimizer(self.model, recipe.optim)
         self.objective = build_objective(recipe, world)
         self.scaler = LossScaler(recipe.parallel)
@@ -104,6 +107,15 @@ class Trainer:
         self._seen = self._damaged = 0  # images of this rank since the start or the resume
         self._resume(init)
         self.board = Board(run.board, run.metrics.rows()) if recipe.watch.tensorboard and world.first else None
+
+    def _recomputed(self, classes: int) -> Sequence[Chunk] | None:
+        """The chunks of blocks to recompute, on which the first rank decides; None: as the recipe says."""
+        if self.recipe.parallel.activation_checkpointing in ("none", "block"):
+            return None
+        choice = self.world.on_first(lambda: choose_here(self.recipe, self.world, classes))
+        self.world.on_first(lambda: self.run.note("checkpointing", choice.values()))
+        _log.info("recomputing %d blocks: %.1f %% of a step", len(choice.recomputed), 100 * choice.share)
+        return choice.chunks
 
     def fit(self) -> None:
         """Train to the last step, then write the weights.

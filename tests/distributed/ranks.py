@@ -32,11 +32,15 @@ from seerctl.train.world import World, join
 from tests.training import small_recipe, supervised_recipe
 
 BATCH, CLASSES = 16, 5
+CHUNKS = ((0, 0), (1, 2), (4, 7))  # of nano's stages of 1, 2, 6 and 2 blocks
 LABELLED = supervised_recipe("data.fraction=0.5", "schedule.steps=3")
 CASES = {
     "none": ("parallel.activation_checkpointing=none",),
     "fairscale": ("parallel.activation_checkpointing=block", "parallel.checkpoint_wrapper=fairscale"),
     "torch": ("parallel.activation_checkpointing=block", "parallel.checkpoint_wrapper=torch"),
+    "nano": ("model.size=nano",),
+    "chunks_fairscale": ("model.size=nano", "parallel.activation_checkpointing=dp"),
+    "chunks_torch": ("model.size=nano", "parallel.activation_checkpointing=dp", "parallel.checkpoint_wrapper=torch"),
     "node": ("parallel.shard=node", "parallel.reshard_after_forward=false"),
     "head_norm": ("model.head_batchnorm=true",),
     "adamw": ("optim.name=adamw", "optim.larc=false", "optim.lr=1e-4", "optim.no_decay=['bias', 'norm']"),
@@ -61,7 +65,7 @@ def crops(rank: int, world: int) -> list[Tensor]:
 def steps(recipe: Recipe, world: World, count: int = 3) -> dict[str, Any]:
     """Loss and gradients of the first step, then everything after `count` steps, as whole tensors."""
     supervised = recipe.loss.objective == "supervised"
-    model = prepare_model(recipe, world, CLASSES if supervised else 0).train()
+    model = prepare_model(recipe, world, CLASSES if supervised else 0, _chunks(recipe)).train()
     optimizer = build_optimizer(model, recipe.optim)
     objective = build_objective(recipe, world)
     answers: dict[str, Any] = {}
@@ -82,6 +86,10 @@ def steps(recipe: Recipe, world: World, count: int = 3) -> dict[str, Any]:
         objective.after_update(model)
     answers["parameters"] = {name: whole(p) for name, p in model.named_parameters()}
     return answers
+
+
+def _chunks(recipe: Recipe) -> tuple[tuple[int, int], ...] | None:
+    return CHUNKS if recipe.parallel.activation_checkpointing == "dp" else None
 
 
 def _labels(world: World) -> Tensor:
@@ -138,7 +146,8 @@ def _runs(folder: Path, world: World) -> dict[str, Any]:
         train(recipe, shards, folder / "two-then-one", progress=StopAfter(2))
     except Saved as saved:
         reports["saved"] = str(saved)
-    reports["resumed"] = dataclasses.asdict(train(recipe, shards, folder / "one-then-two"))["start"]
+    planned = small_recipe("parallel.activation_checkpointing=auto")
+    reports["resumed"] = dataclasses.asdict(train(planned, shards, folder / "one-then-two"))["start"]
     wild = small_recipe("optim.larc=false", "optim.lr=1e30", "schedule.start=1.0", "checkpoint.every=100")
     try:
         train(wild, shards, folder / "wild")

@@ -94,6 +94,15 @@ def test_one_step_equals_one_process_with_the_joined_batch(answers: dict[str, An
     assert len(tracked) >= 17
 
 
+@pytest.mark.parametrize("name", ["chunks_fairscale", "chunks_torch"])
+def test_chunks_of_sharded_blocks_change_nothing(answers: dict[str, Any], name: str) -> None:
+    found, plain = answers[name], answers["nano"]
+    assert found["loss"] == plain["loss"]
+    assert _distance(found["gradients"], plain["gradients"]) < 1e-6
+    assert all(torch.allclose(found["buffers"][key], value, atol=1e-7) for key, value in plain["buffers"].items())
+    assert _distance(found["parameters"], plain["parameters"]) < 1e-6
+
+
 @pytest.mark.parametrize("name", EXACT)
 def test_steps_of_the_optimiser_equal_unsharded_ones(answers: dict[str, Any], name: str) -> None:
     assert _distance(answers[name]["parameters"], _reference(name)["parameters"]) < 1e-5
@@ -139,6 +148,8 @@ def test_one_rank_goes_on_where_two_stopped(folder: Path, tmp_path: Path) -> Non
 def test_two_ranks_go_on_where_one_stopped(folder: Path) -> None:
     reports = json.loads((folder / "reports.json").read_text())
     assert [report["resumed"] for report in reports] == ["3", "3"]
+    facts = json.loads((folder / "one-then-two" / "run.json").read_text())
+    assert facts["checkpointing"]["mode"] == "none"  # what there was no need for on the machine of this test
     assert _losses(folder / "one-then-two") == pytest.approx(_losses(folder / "one"), abs=1e-4)
 
 

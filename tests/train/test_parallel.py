@@ -103,6 +103,30 @@ def test_one_process_that_checkpoints_in_bf16_is_sharded() -> None:
     assert not dist.is_initialized()
 
 
+@pytest.mark.parametrize("wrapper", ["fairscale", "torch"])
+def test_chunks_are_computed_twice_and_change_nothing(wrapper: str) -> None:
+    def gradients(*chunks: tuple[int, int]) -> tuple[list[int], list[torch.Tensor]]:
+        ways = ("parallel.activation_checkpointing=dp", f"parallel.checkpoint_wrapper={wrapper}")
+        model = prepare_model(small_recipe("model.size=nano", *ways), World(), chunks=chunks).train()
+        calls = [0] * 11
+        for number, block in enumerate(model.trunk.blocks()):
+
+            def count(*_: object, number: int = number) -> None:
+                calls[number] += 1
+
+            block.f.a[0].register_forward_hook(count)
+        images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+        model(images).scores.square().sum().backward()
+        return calls, [p.grad for p in model.parameters() if p.grad is not None] + list(model.buffers())
+
+    once, plain = gradients()
+    twice, again = gradients((0, 0), (1, 2), (4, 6))
+    assert once == [1] * 11
+    assert twice == [2, 2, 2, 1, 2, 2, 2, 1, 1, 1, 1]
+    assert len(plain) == len(again) > 100
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+
+
 def test_devices() -> None:
     assert pick_device("cpu", 3) == torch.device("cpu")
     if not torch.cuda.is_available():

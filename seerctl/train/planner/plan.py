@@ -11,6 +11,7 @@ from seerctl.recipe import Recipe, resolved
 from seerctl.train.estimate import checkpoint_bytes
 from seerctl.train.hardware import GIB, GPUS
 from seerctl.train.optim import peak_lr
+from seerctl.train.planner.choose import Choice, choose
 from seerctl.train.planner.cost import DAY, MARGIN, Cluster, StepCost, loading, step_cost
 from seerctl.train.planner.ledger import ACTIVATIONS, CROPS, TEMPORARY, Moment
 from seerctl.train.planner.trace import Traced, trace
@@ -30,11 +31,12 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan: the recipe and the machines it is for, the traced step, and all of it as plain values."""
+    """A plan: the recipe, the machines it is for, the traced step, what that recomputes, and all as plain values."""
 
     recipe: Recipe
     cluster: Cluster
     traced: Traced
+    choice: Choice
     values: dict[str, Any]
 
     @property
@@ -53,8 +55,11 @@ def make_plan(recipe: Recipe, cluster: Cluster, data: Data | None = None, *, acc
     classes = data.classes or recipe.loss.classes
     if recipe.loss.objective == "supervised" and not classes:
         raise UsageError("how large the head is depends on the classes", "Pass --data SET, or --set loss.classes=N")
-    traced = trace(recipe, cluster.nodes, cluster.per_node, classes, accelerated=accelerated)
-    planned = Planned(recipe, cluster, traced, {})
+    choice, traced = choose(recipe, cluster, classes, accelerated=accelerated)
+    if traced is None:
+        place = cluster.nodes, cluster.per_node, classes
+        traced = trace(recipe, *place, accelerated=accelerated, chunks=choice.chunks)
+    planned = Planned(recipe, cluster, traced, choice, {})
     planned.values.update(_values(planned, data))
     return planned
 
@@ -74,6 +79,7 @@ def _values(planned: Planned, data: Data) -> dict[str, Any]:
             "peak_bytes": traced.peak.total, "by_category": traced.peak.by_category,
             "gpu_bytes": cluster.gpu.memory, "usable_share": MARGIN,
         },
+        "checkpointing": planned.choice.values(),
         "collectives": [asdict(collective) for collective in traced.collectives],
         "step": {"flops_per_rank": traced.flops} | _times(recipe, cost),
         "training": {
@@ -138,9 +144,13 @@ def remedy(planned: Planned, classes: int = 0, tell: Callable[[str], None] | Non
 
 def _changes(recipe: Recipe, cluster: Cluster, peak: Moment) -> Iterator[tuple[str, Recipe, Cluster]]:
     """What could make a plan smaller, one on top of the other, the cheapest first: (in words, recipe, cluster)."""
-    if recipe.parallel.activation_checkpointing == "none":
-        recipe = replace(recipe, parallel=replace(recipe.parallel, activation_checkpointing="block"))
-        yield "parallel.activation_checkpointing=block", recipe, cluster
+    config = recipe.parallel
+    if config.activation_checkpointing != "block":
+        # Without a budget, auto and dp end with every block before they do not fit.
+        changes = config.activation_checkpointing == "none" or config.activation_budget > 0
+        recipe = replace(recipe, parallel=replace(config, activation_checkpointing="block", activation_budget=0.0))
+        if changes:
+            yield "parallel.activation_checkpointing=block", recipe, cluster
     if recipe.parallel.shard == "node" and cluster.nodes > 1:
         recipe = replace(recipe, parallel=replace(recipe.parallel, shard="world"))
         yield "parallel.shard=world", recipe, cluster

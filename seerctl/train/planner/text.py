@@ -20,6 +20,7 @@ def plan_text(values: dict[str, Any]) -> str:
         ("batch", f"{batch['global']:,} ({batch['per_rank']} a rank), peak learning rate {values['peak_lr']:g}"),
         ("memory", values["verdict"]),
         ("", _categories(values["memory"])),
+        ("recomputed", _recomputed(values["checkpointing"])),
         ("step", f"{step['flops_per_rank'] / 1e12:.4g} TFLOP a rank" + _seconds(step)),
         ("collectives", _collectives(values["collectives"])),
         ("training", _training(training)),
@@ -32,6 +33,17 @@ def _categories(memory: dict[str, Any]) -> str:
     peak = max(memory["peak_bytes"], 1)
     parts = sorted(memory["by_category"].items(), key=lambda item: -item[1])
     return ", ".join(f"{kind} {_size(count)}" for kind, count in parts if count >= _SMALL * peak)
+
+
+def _recomputed(checkpointing: dict[str, Any]) -> str:
+    names = checkpointing["recomputed"]
+    if not names:
+        return "nothing"
+    chunks = [one for one in checkpointing["chunks"] if one[0] < one[1]]
+    together = f", {len(chunks)} times several as one" if chunks else ""
+    share = f"{checkpointing['recompute_flops_share']:.1%} of the operations"
+    which = "every block" if checkpointing["mode"] == "block" else ", ".join(names)
+    return f"{which}{together} ({share})"
 
 
 def _seconds(step: dict[str, Any]) -> str:

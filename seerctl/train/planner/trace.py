@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -30,6 +30,7 @@ from seerctl.train.parallel import plan_model
 from seerctl.train.planner import ledger as kinds
 from seerctl.train.planner.ledger import Ledger, Moment
 from seerctl.train.planner.operations import Collective, Operations
+from seerctl.train.planner.recompute import Chunk
 from seerctl.train.steps import check_batch
 from seerctl.train.world import World
 
@@ -46,10 +47,19 @@ class Traced:
     head: int
 
 
-def trace(recipe: Recipe, nodes: int, per_node: int, classes: int = 0, *, accelerated: bool = True) -> Traced:
+def trace(
+    recipe: Recipe,
+    nodes: int,
+    per_node: int,
+    classes: int = 0,
+    *,
+    accelerated: bool = True,
+    chunks: Sequence[Chunk] | None = None,
+) -> Traced:
     """Trace one step of `recipe` on the first of `nodes` * `per_node` GPUs; nothing is allocated.
 
-    `classes`: of a supervised recipe's data. `accelerated`: false for processes that compute on CPUs.
+    `classes`: of a supervised recipe's data. `accelerated`: false for processes that compute on CPUs. `chunks`: of
+    blocks to recompute, as in `plan_model`.
 
     Raises:
         UsageError: the batch does not divide over the ranks, or a process group exists in this process.
@@ -63,7 +73,7 @@ def trace(recipe: Recipe, nodes: int, per_node: int, classes: int = 0, *, accele
     book.clock = lambda: float(operations.flops)
     with _fake_group(ranks), _quiet():
         # Before the fake mode: it makes splitting parameters by hundreds of ranks a hundred times slower.
-        model = plan_model(recipe, world, classes, accelerated=accelerated)
+        model = plan_model(recipe, world, classes, accelerated=accelerated, chunks=chunks)
         with FakeTensorMode(allow_non_fake_inputs=True):
             _step(recipe, world, model, book, operations, on_host=accelerated)
         params = [sum(p.numel() for p in part.parameters()) for part in (model.trunk, model.head)]

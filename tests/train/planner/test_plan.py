@@ -48,7 +48,9 @@ def test_a_plan_says_what_it_takes(recipe: Recipe, planned: Planned) -> None:
     assert values["checkpoints"]["bytes"] == 8 * values["params"]["total"]
     assert values["checkpoints"]["fit"] == 10**9 // values["checkpoints"]["bytes"]
     assert values["fits_gib"]["16"] is True
+    assert values["checkpointing"] == {"mode": "none", "chunks": [], "recomputed": [], "recompute_flops_share": 0.0}
     text = plan_text(values)
+    assert "recomputed  nothing" in text
     assert "fits 40 GB: yes" in text
     assert f"{values['params']['total']:,}" in text
 
