@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from seerctl import __version__
 
-# What servers are told; operators of large crawls add their address with --user-agent.
-USER_AGENT = f"seerctl/{__version__} (+https://pypi.org/project/seerctl/)"
+# It says what is done and how to refuse it; whoever collects puts an address of theirs here: --user-agent.
+USER_AGENT = f"seerctl/{__version__} (collects images for training; X-Robots-Tag: noai is heeded)"
 
 
 @dataclass(frozen=True, slots=True)
