@@ -28,7 +28,7 @@ CODES = {"kill": 7, "cut": 7, "stall": 7, "nan": 8, "full": 7, "stop": 75, "flip
 @pytest.mark.parametrize(
     "kinds",
     [
-        ("kill", "nan", "flip"),
+        pytest.param(("kill", "nan", "flip"), marks=pytest.mark.slow),
         pytest.param(tuple(itertools.islice(itertools.cycle(faults.KINDS), 30)),
                      marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
