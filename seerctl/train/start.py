@@ -31,7 +31,7 @@ from seerctl.train.run import RunDirectory
 from seerctl.train.steps import check_batch, total_steps
 from seerctl.train.trainer import Trainer
 from seerctl.train.world import World, join
-from seerctl.weighting import load_sampling
+from seerctl.weighting import Sampling, load_sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,34 +86,70 @@ def train(
         if not world.first:
             logging.getLogger("seerctl").setLevel(logging.ERROR)
         check_batch(recipe.data.batch, world.size, recipe.parallel.accumulate)
-        shards = world.on_all(lambda: ShardSet.open(data))
-        check_nodes(world, recipe, shards.sha256)
-        weights = recipe.data.weights
-        sampling = world.on_all(lambda: load_sampling(shards, weights)) if weights else None
-        labels = world.on_first(lambda: labels_for(recipe, shards))
-        predictor = world.on_first(lambda: Predictor.of(recipe, labels, predict, predictions))
-        neighbours = world.on_first(lambda: OnlineKnn.of(recipe, knn))
-        classes = len(labels.classes) if labels else 0
-        check_fits(recipe, world, classes)
-        world.on_first(lambda: stack.enter_context(_claimed(run)))
-        world.on_first(lambda: run.prepare(recipe, shards, sampling, labels, init))
-        check_shared(world, run.recipe)
-        alone = estimate(recipe, 1, 1, classes)
-        check_room(world, run.path, checkpoint_bytes(recipe, alone.trunk + alone.head))
+        given = _read(recipe, data, world, predict, predictions, knn)
+        _settle(recipe, run, world, given, init, stack)
         trainer = Trainer(
-            recipe, shards, run, world, init=init, progress=progress, sampling=sampling, labels=labels, knn=neighbours
-        )
-        if recipe.parallel.accumulate > 1:
-            logging.getLogger("seerctl").warning("%s", accumulation(recipe))
-        if labels and len(labels) < labels.total:
-            logging.getLogger("seerctl").info("%s", _seen(labels))
+            recipe, given.shards, run, world, init=init, progress=progress, sampling=given.sampling,
+            labels=given.labels, knn=given.neighbours,
+        )  # fmt: skip
+        _tell(recipe, given.labels)
         start, began = trainer.step, time.monotonic()
         trainer.fit()
         images, seconds = (trainer.step - start) * recipe.data.batch, time.monotonic() - began
+        predictor = given.predictor
         predicted = predictor.write(trainer.model, world) if predictor else None
         if predictor:
             world.on_first(lambda: write_lineage(predictor.path, "pretrain", predictor.made_from(run.weights)))
         return Summary(start, trainer.step, images, seconds, run.weights, predicted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a run reads before it trains."""
+
+    shards: ShardSet
+    sampling: Sampling | None
+    labels: Labels | None
+    predictor: Predictor | None
+    neighbours: OnlineKnn | None
+
+    @property
+    def classes(self) -> int:
+        """Of a supervised run, else 0."""
+        return len(self.labels.classes) if self.labels else 0
+
+
+def _read(
+    recipe: Recipe, data: str | Path, world: World, predict: Path | None, predictions: Path | None, knn: Sequence[Path]
+) -> _Given:
+    """The data of a run, the same on all nodes."""
+    shards = world.on_all(lambda: ShardSet.open(data))
+    check_nodes(world, recipe, shards.sha256)
+    weights = recipe.data.weights
+    sampling = world.on_all(lambda: load_sampling(shards, weights)) if weights else None
+    labels = world.on_first(lambda: labels_for(recipe, shards))
+    predictor = world.on_first(lambda: Predictor.of(recipe, labels, predict, predictions))
+    neighbours = world.on_first(lambda: OnlineKnn.of(recipe, knn))
+    return _Given(shards, sampling, labels, predictor, neighbours)
+
+
+def _settle(
+    recipe: Recipe, run: RunDirectory, world: World, given: _Given, init: Path | None, stack: contextlib.ExitStack
+) -> None:
+    """Make sure of memory, take the run directory until `stack` closes, and make sure of its room."""
+    check_fits(recipe, world, given.classes)
+    world.on_first(lambda: stack.enter_context(_claimed(run)))
+    world.on_first(lambda: run.prepare(recipe, given.shards, given.sampling, given.labels, init))
+    check_shared(world, run.recipe)
+    alone = estimate(recipe, 1, 1, given.classes)
+    check_room(world, run.path, checkpoint_bytes(recipe, alone.trunk + alone.head))
+
+
+def _tell(recipe: Recipe, labels: Labels | None) -> None:
+    if recipe.parallel.accumulate > 1:
+        logging.getLogger("seerctl").warning("%s", accumulation(recipe))
+    if labels and len(labels) < labels.total:
+        logging.getLogger("seerctl").info("%s", _seen(labels))
 
 
 def sized(recipe: Recipe, init: Path | None) -> Recipe:
