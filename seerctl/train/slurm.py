@@ -79,7 +79,9 @@ def script(plan: Layout, arguments: Sequence[str], run: Path, options: SlurmOpti
         "code=$?",
         f"# {int(ExitCode.SAVED)}: a checkpoint was saved after a signal, such as SLURM's before the time limit. The "
         "job starts again and goes on.",
-        f'if [ "$code" -eq {int(ExitCode.SAVED)} ] && scontrol requeue "$SLURM_JOB_ID"; then sleep 60; exit; fi',
+        # A requeue ends this script, and may end scontrol before it can say so.
+        f'if [ "$code" -eq {int(ExitCode.SAVED)} ]; then scontrol requeue "$SLURM_JOB_ID"',
+        "  SECONDS=0; while [ $SECONDS -lt 60 ]; do sleep 1; done; fi",
         f'echo "$code" >{done}.tmp && mv {done}.tmp {done}',
         'exit "$code"', "",
     ])  # fmt: skip

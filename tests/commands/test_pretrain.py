@@ -52,6 +52,7 @@ def test_faults_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("seerctl.train.allocation.shutil.which", lambda name: None)  # also where SLURM is installed
     found, error = _fails(capsys, *arguments)
     assert (found, message in error) == (code, True), error
     assert list(tmp_path.iterdir()) == []

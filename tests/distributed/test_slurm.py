@@ -60,6 +60,7 @@ def steps(run: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_job_that_is_signalled_saves_requeues_and_goes_on(
     environment: dict[str, str], shards: Path, tmp_path: Path

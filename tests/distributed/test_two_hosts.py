@@ -59,6 +59,7 @@ def _end(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
 
 
+@pytest.mark.slow
 def test_printed_commands_train_on_two_hosts_what_one_process_trains(
     hosts: Hosts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

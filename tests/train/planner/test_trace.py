@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from seerctl.errors import UsageError
 from seerctl.recipe import Recipe, load_recipe
+from seerctl.train.data import CropBatch
 from seerctl.train.objectives import build_objective
 from seerctl.train.optim import build_optimizer, global_norm
 from seerctl.train.parallel import prepare_model
@@ -35,7 +36,7 @@ def allocated(recipe: Recipe) -> int:
         optimizer, objective = build_optimizer(model, recipe.optim), build_objective(recipe, World())
         batch = recipe.data.batch
         loaded = [torch.randn(kind.count * batch, 3, kind.size, kind.size) for kind in recipe.augment.crops]
-        crops = [kind.contiguous(memory_format=torch.channels_last) for kind in loaded]
+        crops, _ = CropBatch(0, 0, [], loaded).on(torch.device("cpu"), channels_last=recipe.parallel.channels_last)
         objective.accumulate(model, crops, batch, True, recipe.loss.freeze_prototypes)
         global_norm(model)
         optimizer.step()
@@ -47,9 +48,9 @@ def allocated(recipe: Recipe) -> int:
     return peak
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "block"])
-def test_the_peak_is_that_of_the_allocator(checkpointing: str) -> None:
-    recipe = small(f"parallel.activation_checkpointing={checkpointing}")
+@pytest.mark.parametrize(("checkpointing", "last"), [("none", "true"), ("none", "false"), ("block", "true")])
+def test_the_peak_is_that_of_the_allocator(checkpointing: str, last: str) -> None:
+    recipe = small(f"parallel.activation_checkpointing={checkpointing}", f"parallel.channels_last={last}")
     real, planned = allocated(recipe), trace(recipe, 1, 1, accelerated=False).peak.total
     # oneDNN's workspaces are the allocator's, and no tensors.
     assert planned == pytest.approx(real, rel=0.10)
