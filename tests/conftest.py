@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.pictures import draw
+from tests.warm import Warm
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning pools on two cores slow each other tenfold
 
@@ -47,6 +48,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("SEERCTL_") and not name.startswith("SEERCTL_TEST"):
             monkeypatch.delenv(name)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for PATH whose `seerctl` needs no imports: see tests/warm.py."""
+    server = Warm(tmp_path_factory.mktemp("warm"))
+    yield server.bin
+    server.close()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -34,6 +35,7 @@ options = { k = [5] }
 size = 32
 data = { train = { path = "shards/train" }, test = { path = "shards/test" } }
 """
+Shell = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = "schedule.steps=4 data.batch=8 data.workers=0 model.size=micro"
 
 
@@ -48,16 +50,21 @@ def examples(group: click.Group) -> list[str]:
     return found
 
 
-def shell(command: str, where: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-c", f"set -eo pipefail\n{command}"],
-        cwd=where, env={**os.environ, "PATH": path, **environment}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def shell(warm: Path) -> Shell:
+    path = f"{warm}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def run(command: str, where: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", f"set -eo pipefail\n{command}"],
+            cwd=where, env={**os.environ, "PATH": path, **environment}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, shell: Shell) -> Path:
     """A directory with everything that examples read: photos/, tables, a tar, shards/, run/, features, predictions."""
     where = tmp_path_factory.mktemp("project")
     rows = []
@@ -119,7 +126,7 @@ def fresh(project: Path, to: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("example", examples(cli))
-def test_help_example(example: str, project: Path, tmp_path: Path) -> None:
+def test_help_example(example: str, project: Path, shell: Shell, tmp_path: Path) -> None:
     fresh(project, tmp_path / "copy", example)
     done = shell(example, tmp_path / "copy", SEERCTL_PRETRAIN_SET=QUICK if "nano" in example else "")
     # A gate says what it finds: 20 pictures of noise may fail it, or be too few to judge.
@@ -132,7 +139,7 @@ def blocks(kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.M | re.S)
 
 
-def test_readme_commands_run(project: Path, tmp_path: Path) -> None:
+def test_readme_commands_run(project: Path, shell: Shell, tmp_path: Path) -> None:
     where = tmp_path / "readme"
     where.mkdir()
     shutil.copytree(project / "photos", where / "photos")
@@ -143,7 +150,7 @@ def test_readme_commands_run(project: Path, tmp_path: Path) -> None:
             assert done.returncode in ((0, 3, 6) if "audit" in line else (0,)), (line, done.stderr)
 
 
-def test_readme_project_file_makes_bare_commands_run(project: Path, tmp_path: Path) -> None:
+def test_readme_project_file_makes_bare_commands_run(project: Path, shell: Shell, tmp_path: Path) -> None:
     where = tmp_path / "readme"
     where.mkdir()
     shutil.copytree(project / "photos", where / "photos")
