@@ -73,7 +73,7 @@ def jobs(function: F) -> F:
 def data(function: F) -> F:
     """`--data SET`: a shard directory, its index.json, or a URL of either."""
     return click.option("--data", type=str, required=True, metavar="SET",
-                        help="Shard set: a directory written by 'shard', or its index.json.")(function)  # fmt: skip
+                        help="Shard set: a directory, its index.json, or the URL of either.")(function)  # fmt: skip
 
 
 def output_path(help_text: str, *, required: bool = True) -> Callable[[F], F]:

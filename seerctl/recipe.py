@@ -20,6 +20,7 @@ from seerctl.augment.config import AugmentConfig
 from seerctl.errors import UsageError, did_you_mean
 from seerctl.model.sizes import SIZES
 from seerctl.objective_keys import check_keys, leave_behind, of_others
+from seerctl.shards.remote.options import byte_size
 from seerctl.typed import build, plain, read_toml
 
 SEARCH_VARIABLE = "SEERCTL_RECIPES"
@@ -60,7 +61,9 @@ class DataConfig:
     Empty: once an epoch each. `fraction` of the labelled samples of each class, picked by key and run.seed, are all
     that a supervised run sees; those of a smaller fraction are among those of a larger one. `max_damaged`: the share of
     images that may turn out to be undecodable; each is counted and replaced by the next of the set. Ten are always let
-    pass, but for 0, which stops at the first.
+    pass, but for 0, which stops at the first. Shards at a URL are kept in the directory `cache`, up to `cache_size`
+    ("20GB", "500MiB") on each machine; "": as SEERCTL_CACHE and SEERCTL_CACHE_SIZE say, or ~/.cache/seerctl/shards and
+    20GB.
     """
 
     batch: int = 256
@@ -68,8 +71,11 @@ class DataConfig:
     weights: str = ""
     fraction: float = 1.0
     max_damaged: float = 0.001
+    cache: str = ""
+    cache_size: str = ""
 
     def __post_init__(self) -> None:
+        _require(not self.cache_size or bool(byte_size(self.cache_size)), 'cache_size is a size such as "20GB"')
         _require(0 <= self.max_damaged <= 1, "max_damaged is a share, in [0, 1]")
         _require(0 < self.fraction <= 1, "fraction must be in (0, 1]")
         _require(self.batch >= 2, "batch must be at least 2")

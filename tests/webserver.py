@@ -9,8 +9,10 @@ import ssl
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Answer = Callable[["Exchange"], None]
@@ -140,3 +142,27 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
         finally:
             listener.shutdown()
             thread.join()
+
+
+def file_answer(path: Path) -> Answer:
+    """What a decent server says of a file as it is when it is asked for: ETag, and ranges of it."""
+
+    def answer(exchange: Exchange) -> None:
+        data = path.read_bytes()
+        etag = f'"{zlib.crc32(data):08x}"'
+        first, _, last = exchange.headers.get("range", "").removeprefix("bytes=").partition("-")
+        if not first:
+            exchange.reply(data, ETag=etag)
+            return
+        part = data[int(first) : int(last) + 1 if last else None]
+        place = f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"
+        exchange.reply(part, "206 Partial Content", ETag=etag, Content_Range=place)
+
+    return answer
+
+
+def serve_folder(server: WebServer, folder: Path, at: str) -> str:
+    """Let `server` have the files of `folder` at `at`; the URL of the directory."""
+    for path in folder.iterdir():
+        server.answers[f"{at}/{path.name}"] = file_answer(path)
+    return server.url(at)

@@ -102,14 +102,16 @@ def _known(recipe: Recipe, data: str | None, output: Path | None, options: PlanO
     """What the shard set and the place of the run say, and the bytes of one image."""
     from seerctl.files import free_bytes
     from seerctl.shards.index import ShardSet
+    from seerctl.shards.remote.options import caching
     from seerctl.train.labels import labels_for
     from seerctl.train.planner.plan import Data
 
     free = free_bytes(output) if output is not None else None
     if data is None:
         return Data(options.images, 0, free), options.image_bytes or 100e3
-    shards = ShardSet.open(data)
-    labels = labels_for(recipe, shards)
+    with caching(recipe.data.cache, recipe.data.cache_size):
+        shards = ShardSet.open(data)
+        labels = labels_for(recipe, shards)
     size = sum(shard["filesize"] for shard in shards.index["shardlist"]) / max(len(shards), 1)
     images = options.images or (len(shards) if labels is None else len(labels))
     return Data(images, 0 if labels is None else len(labels.classes), free), options.image_bytes or size

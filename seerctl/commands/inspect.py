@@ -50,8 +50,8 @@ def inspect(
 ) -> None:  # fmt: skip
     """Show what a shard set, a stream or a feature file holds: counts, sizes, formats, columns and their values.
 
-    PATH is a directory written by 'shard' (also one with splits), its index.json, a stream written by 'ingest -o'
-    (which is read whole and checked), or an HDF5 file written by 'extract' or 'audit --balance'.
+    PATH is a directory written by 'shard' (also one with splits), its index.json, the URL of either, a stream
+    written by 'ingest -o' (which is read whole and checked), or an HDF5 file written by 'extract' or 'audit --balance'.
 
     Damage ends with exit code 4; 'seerctl shard --repair' makes a set whole without what is lost.
     """
@@ -111,6 +111,8 @@ def _sets(path: Path, verify: bool, output_format: str) -> None:
     results = {}
     for name, place in (split_paths(path) or {"": path}).items():
         with ShardSet.open(place) as shards:
+            if shards.partial:
+                raise UsageError(f"{place}: some shards of a set, whose index tells of all", "Name its directory")
             results[name] = _describe(shards, verify, damaged)
     result = results[""] if "" in results else {"kind": "splits", "location": str(path), "splits": results}
     emit(result, output_format, "\n\n".join(in_words(entry) for entry in results.values()))
@@ -156,13 +158,13 @@ def _pairs(
     path: Path, other: Path, distance: int, jobs: int | None, output: Path | None, overwrite: bool, output_format: str
 ) -> None:
     from seerctl.files import atomic_write, claim, json_text
-    from seerctl.shards.index import ShardSet, index_path
+    from seerctl.shards.index import ShardSet
     from seerctl.shards.pairs import find_pairs
 
     if output is not None:
         claim(output, overwrite=overwrite)
-    same = index_path(path).resolve() == index_path(other).resolve()
     with ShardSet.open(path) as one, ShardSet.open(other) as opened:
+        same = one.where == opened.where or one.path.resolve() == opened.path.resolve()
         two = one if same else opened
         with Progress("inspect --duplicates", total=len(one) + (0 if same else len(two))) as progress:
             found = find_pairs(one, two, distance, jobs, progress)

@@ -34,7 +34,7 @@ EXAMPLES = (
 @click.command(cls=SeerCommand, examples=EXAMPLES)
 @click.option("--recipe", required=True, metavar="NAME|FILE", help="What to train: see 'seerctl recipes ls'.")
 @click.option("--data", default=None, metavar="SET",
-              help="Shard set: a directory written by 'shard', or its index.json.")  # fmt: skip
+              help="Shard set: a directory, its index.json, or the URL of either.")  # fmt: skip
 @output_path("The run directory; the same command goes on where a run in it stands.", required=False)
 @click.option("--nodes", type=click.IntRange(min=1), default=1, help="Machines that share the work.")
 @click.option("--gpus-per-node", type=click.IntRange(min=1), default=None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -28,7 +27,6 @@ EXAMPLES = (
     "seerctl shard --repair shards/ --dry-run",
 )
 NEAR = 4  # `duplicates.DISTANCE`, without the numpy that importing it would take
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
 class ByteSize(click.ParamType[int]):
@@ -37,8 +35,10 @@ class ByteSize(click.ParamType[int]):
     name = "bytes"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", str(value).strip().upper())
-        if match is None or not (size := int(float(match[1]) * _UNITS[match[2] or ""])):
+        from seerctl.shards.remote.options import byte_size
+
+        size = byte_size(str(value))
+        if size is None:
             self.fail(f"{value!r} is no size; write 500000000, 500M or 1GiB", param, ctx)
         return size
 

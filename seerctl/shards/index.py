@@ -14,10 +14,10 @@ import json
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seerctl.errors import InputError
 from seerctl.files import blame
@@ -25,9 +25,14 @@ from seerctl.shards.shardfile import decode_offsets
 from seerctl.stream.records import SAMPLE_NAME, decode_meta
 from seerctl.stream.ustar import BLOCK, CHUNK, TarError, padded, parse
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 INDEX = "index.json"
 KIND = "wids-shard-index-v1"
 SCHEMA = "seer-shards-1"
+SELECTED = "selected_of"  # in the index of some shards: the SHA-256 of the whole one's
 _REBUILD = "Try 'seerctl shard --repair DIR', or write the set again"
 _OPEN_SHARDS = 64  # file pairs held open at once, far below the usual limit of 1024 descriptors
 _BOUNDS = struct.Struct("<QQ")
@@ -54,8 +59,6 @@ def index_path(where: str | Path) -> Path:
         return path
     if (path / INDEX).is_file():
         return path / INDEX
-    if "://" in str(where):
-        raise InputError(f"{where}: shard sets are read from local paths", "Mount or copy it, then name the directory")
     if not path.exists():
         raise InputError(f"{path}: no such shard set", "Make one: seerctl ingest SOURCE | seerctl shard -o DIR")
     splits = split_paths(path)
@@ -85,7 +88,15 @@ def load_index(path: Path) -> tuple[dict[str, Any], str]:
         InputError: not JSON, another kind of file, or counts that contradict each other.
     """
     with blame(path):
-        text = path.read_bytes()
+        return parse_index(path.read_bytes(), str(path))
+
+
+def parse_index(text: bytes, path: str) -> tuple[dict[str, Any], str]:
+    """The index in the bytes of the file `path`, and their SHA-256.
+
+    Raises:
+        InputError: as `load_index`.
+    """
     try:
         index = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -106,7 +117,29 @@ def load_index(path: Path) -> tuple[dict[str, Any], str]:
     return index, hashlib.sha256(text).hexdigest()
 
 
-class _Shard:
+def selected(index: dict[str, Any], sha256: str, names: Sequence[str], where: str) -> tuple[dict[str, Any], str]:
+    """An index and its hash for the shards `names` alone, in its order; all of it where there are none.
+
+    What the index says of all samples together is left out, but for the names and types of columns.
+
+    Raises:
+        InputError: one of them is not in the index.
+    """
+    if not names:
+        return index, sha256
+    wanted = set(names)
+    entries = [entry for entry in index["shardlist"] if entry["url"] in wanted]
+    missing = sorted(wanted - {entry["url"] for entry in entries})
+    if missing:
+        raise InputError(f"{where}: no shard '{missing[0]}' in its {INDEX}", "Name shards of this set")
+    part: dict[str, Any] = {name: index[name] for name in ("__kind__", "schema", "seerctl", "lineage") if name in index}
+    columns = {name: {"type": entry["type"]} for name, entry in index["columns"].items()}
+    total = sum(entry["nsamples"] for entry in entries)
+    digest = hashlib.sha256("\n".join([sha256, *(entry["url"] for entry in entries)]).encode()).hexdigest()
+    return {**part, SELECTED: sha256, "shardlist": entries, "total": total, "columns": columns}, digest
+
+
+class OpenShard:
     """Descriptors of one shard and of its offsets."""
 
     def __init__(self, path: Path, entry: dict[str, Any]) -> None:
@@ -192,23 +225,65 @@ class _Shard:
 class ShardSet:
     """A shard set opened for reading; it can be forked and pickled, files open when first touched."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, loaded: tuple[dict[str, Any], str] | None = None) -> None:
+        """`loaded`: the index and its hash, if they are not to be read from `path`."""
         self.path = path
-        self.index, self.sha256 = load_index(path)
+        self.index, self.sha256 = load_index(path) if loaded is None else loaded
         self.location = str(path.parent)
+        self.where = str(path)  # opens the same again
+        self.open_shards = _OPEN_SHARDS
         self.columns: tuple[str, ...] = tuple(sorted(self.index["columns"]))
         counts = (shard["nsamples"] for shard in self.index["shardlist"])
         self._starts: list[int] = list(itertools.accumulate(counts, initial=0))
-        self._opened: OrderedDict[int, _Shard] = OrderedDict()
+        self._opened: OrderedDict[int, OpenShard] = OrderedDict()
 
     @classmethod
     def open(cls, where: str | Path) -> ShardSet:
-        """The set in the directory `where`, or named by its `index.json`.
+        """The set in the directory `where`, or named by its `index.json`, or some shards in it by braces.
+
+        At a URL, its shards are fetched into a cache as they are read (`shards.remote`).
 
         Raises:
             InputError: there is none, or its index is damaged.
+            EnvironmentFault: a URL that cannot be read from.
         """
-        return cls(index_path(where))
+        from seerctl.shards.remote.place import named_shards, url_of  # noqa: PLC0415  (a pipe stage starts without)
+
+        url = url_of(where)
+        if url is not None:
+            from seerctl.shards.remote.remoteset import RemoteSet  # noqa: PLC0415  (the web's client: 60 ms)
+
+            return RemoteSet(url)
+        folder, names = named_shards(os.fspath(where))
+        path = index_path(folder if names else where)
+        found = cls(path, selected(*load_index(path), names, str(path.parent)))
+        if names:
+            found.location = found.where = os.fspath(where)
+        return found
+
+    @property
+    def partial(self) -> bool:
+        """Whether these are only some shards of a set."""
+        return SELECTED in self.index
+
+    def shard_path(self, number: int) -> Path:
+        """The file of shard `number`, its offsets beside it."""
+        return self.path.parent / str(self.index["shardlist"][number]["url"])
+
+    def paths(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Each shard's file and its entry in the index, in order.
+
+        Raises:
+            InputError, EnvironmentFault: of a set at a URL, it cannot be had.
+        """
+        for number, entry in enumerate(self.index["shardlist"]):
+            yield self.shard_path(number), entry
+
+    def ahead(
+        self, steps: Iterable[int], wanted: Callable[[int], NDArray[np.int64]], last: int | None = None
+    ) -> Iterator[int]:
+        """`steps` as they are: what is here need not be fetched (see `shards.remote`)."""
+        return iter(steps)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -244,15 +319,17 @@ class ShardSet:
             for raw, offset in shard.read_all():
                 yield parse_sample(raw, where, offset)
 
-    def _shard(self, number: int) -> _Shard:
+    def _shard(self, number: int) -> OpenShard:
         shard = self._opened.pop(number, None)
         if shard is None:
-            entry = self.index["shardlist"][number]
-            shard = _Shard(self.path.parent / entry["url"], entry)
-            if len(self._opened) >= _OPEN_SHARDS:
+            shard = self._open_shard(number)
+            if len(self._opened) >= self.open_shards:
                 self._opened.popitem(last=False)[1].close()
         self._opened[number] = shard
         return shard
+
+    def _open_shard(self, number: int) -> OpenShard:
+        return OpenShard(self.shard_path(number), self.index["shardlist"][number])
 
     def close(self) -> None:
         """Close what is open; the next `read` opens again."""

@@ -70,8 +70,7 @@ def read_metadata(shards: ShardSet, names: Sequence[str], progress: Callable[[in
     """
     check_columns(shards, names)
     keys, rows = bytearray(), _Rows(names)
-    for entry in shards.index["shardlist"]:
-        path = shards.path.parent / entry["url"]
+    for path, entry in shards.paths():
         for number, (key, text) in enumerate(_shard(path, entry), 1):
             keys += key
             rows.add(text, path, key)
@@ -134,8 +133,7 @@ def read_keys(shards: ShardSet) -> NDArray[np.bytes_]:
         InputError: a shard is missing, cut or damaged; the message names it.
     """
     keys = bytearray()
-    for entry in shards.index["shardlist"]:
-        path = shards.path.parent / entry["url"]
+    for path, entry in shards.paths():
         descriptor, offsets = _open(path, entry)
         with blame(path):
             try:
@@ -153,8 +151,7 @@ def read_sources(shards: ShardSet) -> dict[str, str]:
         InputError: a shard is missing, cut or damaged; the message names it.
     """
     found = {}
-    for entry in shards.index["shardlist"]:
-        path = shards.path.parent / entry["url"]
+    for path, entry in shards.paths():
         for key, text in _shard(path, entry):
             name = key.decode()
             found[name] = str(decode_meta(text, f"{path}: {name}.json")["source"])

@@ -89,8 +89,7 @@ def read_set(shards: ShardSet) -> Iterator[Record]:
     Raises:
         InputError: a shard is missing, is not what the index says, or holds a picture that is not that of its hash.
     """
-    for entry in shards.index["shardlist"]:
-        path = shards.path.parent / entry["url"]
+    for path, entry in shards.paths():
         try:
             with blame(path), path.open("rb", buffering=0) as file:
                 yield from _read_shard(_Hashing(file), path, entry)

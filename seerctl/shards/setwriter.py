@@ -317,16 +317,15 @@ class SetWriter:
 def summary_of(shards: ShardSet) -> Summary:
     """The summary of a set counted anew, from the json of its samples."""
     summary = Summary()
-    for entry in shards.index["shardlist"]:
-        for _, meta in read_metas(shards.path.parent / entry["url"]):
+    for path, _ in shards.paths():
+        for _, meta in read_metas(path):
             summary.add(meta)
     return summary
 
 
 def keys_of(shards: ShardSet) -> Iterator[bytes]:
     """The packed keys of a set, read from the headers alone."""
-    for entry in shards.index["shardlist"]:
-        path = shards.path.parent / entry["url"]
+    for path, _ in shards.paths():
         with blame(path), path.open("rb") as file:
             for offset in read_offsets(path)[:-1]:
                 name, _ = parse(os.pread(file.fileno(), BLOCK, offset), str(path), offset)

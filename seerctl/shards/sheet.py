@@ -101,8 +101,8 @@ def _rows(shards: ShardSet, by: str | None, most: int, seed: int, progress: Call
     place = Shuffle(seed).place()
     rows: dict[tuple[int, float, str], Row] = {}
     position = 0
-    for entry in shards.index["shardlist"]:
-        for key, meta in read_metas(shards.path.parent / entry["url"]):
+    for path, _ in shards.paths():
+        for key, meta in read_metas(path):
             name = title(meta["columns"])
             row = rows.setdefault(name, Row(name[2]))
             row.offer(place(key), position, most)

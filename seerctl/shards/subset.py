@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,11 @@ class Samples(Protocol):
 
     def read(self, position: int) -> Sample:
         """Sample `position`."""
+
+    def ahead(
+        self, steps: Iterable[int], wanted: Callable[[int], NDArray[np.int64]], last: int | None = None
+    ) -> Iterator[int]:
+        """`steps`, while what they read (on this machine `wanted(step)`, before step `last`) is fetched, if need be."""
 
     def close(self) -> None:
         """Close what is open."""
@@ -62,6 +68,12 @@ class Subset:
         if not 0 <= position < len(self):
             raise IndexError(f"sample {position} of {len(self)}")
         return self.shards.read(int(self.positions[position]))
+
+    def ahead(
+        self, steps: Iterable[int], wanted: Callable[[int], NDArray[np.int64]], last: int | None = None
+    ) -> Iterator[int]:
+        """`steps`, as the set's."""
+        return self.shards.ahead(steps, lambda step: self.positions[wanted(step)], last)
 
     def __copy__(self) -> Subset:
         """The same samples through descriptors of their own, as a copy of a shard set has them."""

@@ -53,8 +53,13 @@ def verify(shards: ShardSet, progress: Callable[[int], None] | None = None) -> l
     found: list[Damage] = []
     summary = Summary()
     seen: set[bytes] = set()
-    for entry in shards.index["shardlist"]:
-        found += check_shard(shards.path.parent / entry["url"], entry, summary, seen, progress).damage
+    for number, entry in enumerate(shards.index["shardlist"]):
+        try:
+            path = shards.shard_path(number)
+        except InputError as fault:  # of a set at a URL, what arrives is checked before it is a file
+            found.append(Damage(str(entry["url"]), None, fault.message))
+        else:
+            found += check_shard(path, entry, summary, seen, progress).damage
     counted = summary.to_json()
     if not found and any(shards.index.get(name, value) != value for name, value in counted.items()):
         found.append(Damage(shards.path.name, None, "what it says of columns, formats or sides is not what is there"))

@@ -35,7 +35,7 @@ def places(arguments: Sequence[str]) -> list[str]:
 def _spread(argument: str) -> list[str]:
     if argument == STDIN or (not is_url(argument) and _exists(argument)):
         return [argument]
-    found = _braces(argument)
+    found = spread_braces(argument)
     if is_url(argument):
         return found
     found = [place for name in found for place in ([name] if _exists(name) else sorted(glob.glob(name)) or [name])]  # noqa: PTH207
@@ -50,7 +50,12 @@ def _exists(argument: str) -> bool:
         return Path(argument).exists()
 
 
-def _braces(argument: str) -> list[str]:
+def spread_braces(argument: str) -> list[str]:
+    """Every name that an argument with braces stands for; without any, itself.
+
+    Raises:
+        UsageError: too many.
+    """
     if not _BRACES.search(argument):
         return [argument]
     from braceexpand import braceexpand  # noqa: PLC0415  (few arguments have braces)

@@ -101,6 +101,31 @@ class Stores:
             raise RejectedError(Reason.CONNECTION, f"{len(data)} of {size} bytes")
         return bytes(data)
 
+    def size(self, url: str) -> int:
+        """The bytes of one object.
+
+        Raises:
+            RejectedError, SeerctlError: as `span`.
+        """
+        system, path = self._system(url)
+        try:
+            return int(system.info(path)["size"])
+        except Exception as error:  # every store has exceptions of its own
+            raise _refusal(error) from None
+
+    def span(self, url: str, first: int, end: int | None) -> bytes:
+        """The bytes [first, end) of one object, or as many of them as there are.
+
+        Raises:
+            RejectedError: why there are none; TryAgain where that may pass.
+            SeerctlError: no such kind of store, or a package that is missing.
+        """
+        system, path = self._system(url)
+        try:
+            return bytes(system.cat_file(path, start=first, end=end))
+        except Exception as error:  # every store has exceptions of its own
+            raise _refusal(error) from None
+
     @contextlib.contextmanager
     def open(self, url: str) -> Iterator[BinaryIO]:
         """One object as a file that can seek.

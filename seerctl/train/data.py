@@ -158,6 +158,7 @@ def loader(
         stop=stop,
         rank=world.rank,
         world=world.size,
+        neighbours=(world.rank - world.local_rank, world.local_size),
         stages=stages,
         weights=weights,
     )

@@ -77,7 +77,7 @@ def labels_for(recipe: Recipe, shards: ShardSet) -> Labels | None:
     if recipe.loss.objective != "supervised":
         return None
     loss = recipe.loss
-    found = _found(str(shards.path), shards.sha256, loss.target, recipe.data.fraction, recipe.run.seed)
+    found = _found(shards.where, shards.sha256, loss.target, recipe.data.fraction, recipe.run.seed)
     if loss.classes not in (0, len(found.classes)):
         raise UsageError(
             f"{shards.location}: column '{loss.target}' has {len(found.classes)} classes, loss.classes is "

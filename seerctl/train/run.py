@@ -25,7 +25,7 @@ SLURM_FOLDER = "slurm"  # scripts and logs of the jobs that trained here; it may
 _RECIPE, _FACTS = "recipe.toml", "run.json"
 # Keys of which no weight depends: a run goes on with other ones.
 FREE = (
-    "data.workers", "checkpoint.", "watch.", "predict.", "run.log_every", "parallel.timeout_minutes",
+    "data.workers", "data.cache", "checkpoint.", "watch.", "predict.", "run.log_every", "parallel.timeout_minutes",
     "parallel.activation_checkpointing", "parallel.activation_budget", "parallel.checkpoint_wrapper",
 )  # fmt: skip
 # What may stand where a run begins: the lock, and what is left when one was killed before it had its recipe.

@@ -19,6 +19,7 @@ from seerctl.predictions import write_lineage
 from seerctl.recipe import FROM_INIT, Recipe
 from seerctl.shards.index import ShardSet
 from seerctl.shards.lock import write_lock
+from seerctl.shards.remote.options import caching
 from seerctl.train.board import check_installed
 from seerctl.train.checkpoint import checkpoints, step_of
 from seerctl.train.estimate import check_fits, checkpoint_bytes, estimate
@@ -79,6 +80,7 @@ def train(
     if recipe.watch.tensorboard:
         check_installed()
     with (
+        caching(recipe.data.cache, recipe.data.cache_size),
         join(recipe.run.device, recipe.parallel.timeout_minutes) as world,
         _lost_ranks(world),
         contextlib.ExitStack() as stack,
@@ -181,8 +183,9 @@ def images_to_go(recipe: Recipe, data: str | Path, output: Path) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
     done = checkpoints(RunDirectory(output).checkpoints)
-    shards = ShardSet.open(data)
-    labels = labels_for(recipe, shards)
+    with caching(recipe.data.cache, recipe.data.cache_size):
+        shards = ShardSet.open(data)
+        labels = labels_for(recipe, shards)
     steps = total_steps(recipe, len(shards) if labels is None else len(labels)) - (step_of(done[-1]) if done else 0)
     return max(0, steps) * recipe.data.batch
 

@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from seerctl.errors import ExitCode
+from seerctl.errors import EnvironmentFault, ExitCode, InputError
+from seerctl.shards.index import ShardSet
+from seerctl.shards.pipeline import pipeline
 from seerctl.stream.reader import read_streams
 from seerctl.stream.records import Record
 from tests.pictures import draw
+from tests.streams import set_of
 
 Run = Callable[..., Result]
 
@@ -174,6 +177,27 @@ def test_a_store_that_does_not_answer(seerctl: Run, bucket: str, monkeypatch: py
     result = seerctl("ingest", f"{bucket}/p/")
     assert result.exit_code == ExitCode.ENVIRONMENT
     assert "s3://pictures/p/: " in result.stderr
+
+
+def test_a_shard_set_in_a_bucket_is_read_as_on_disk(
+    store: Store, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEERCTL_CACHE", str(tmp_path / "cache"))
+    with set_of(tmp_path / "set", 30, maxcount=8) as local:
+        for path in local.path.parent.iterdir():
+            store.put(f"sets/one/{path.name}", path.read_bytes())
+        with ShardSet.open(f"{bucket}/sets/one/") as remote:
+            assert [sample.key for sample in remote] == [sample.key for sample in local]
+        monkeypatch.setenv("SEERCTL_CACHE_SIZE", "50KB")
+        with ShardSet.open(Path(f"{bucket}/sets/one")) as remote:
+            for here, there in zip(*(pipeline(one, batch=6, seed=1, stop=8) for one in (local, remote)), strict=True):
+                assert here.samples == there.samples
+    with pytest.raises(InputError, match=r"s3://pictures/gone/index\.json: not there"):
+        ShardSet.open(f"{bucket}/gone/")
+    store.tell("moto-api/reset-auth", b"0")
+    with pytest.raises(EnvironmentFault, match=r"s3://pictures/sets/one/index\.json: access denied"):
+        ShardSet.open(f"{bucket}/sets/one/")
+    store.tell("moto-api/reset-auth", b"inf")
 
 
 @pytest.mark.parametrize("package", ["s3fs", "fsspec"])

@@ -39,8 +39,8 @@ def is_public(text: str) -> bool:
 class Resolver:
     """Addresses of hosts, each name looked up once in a while by one thread at a time."""
 
-    def __init__(self, allow_private: bool) -> None:
-        self._allow_private = allow_private
+    def __init__(self, allow_private: bool, private_hosts: frozenset[str] = frozenset()) -> None:
+        self._allow_private, self._private_hosts = allow_private, private_hosts
         self._lock = threading.Lock()
         self._known: dict[tuple[str, int], tuple[float, list[Address] | RejectedError]] = {}
         self._busy: dict[tuple[str, int], threading.Lock] = {}
@@ -77,7 +77,8 @@ class Resolver:
             return RejectedError(Reason.DNS, f"{host}: {error.strerror}")
         except (OSError, UnicodeError) as error:
             return RejectedError(Reason.DNS, f"{host}: {error}")
+        anywhere = self._allow_private or host in self._private_hosts
         public: list[Address] = [
-            (family, place) for family, _, _, _, place in found if self._allow_private or is_public(str(place[0]))
+            (family, place) for family, _, _, _, place in found if anywhere or is_public(str(place[0]))
         ]
         return public or RejectedError(Reason.PRIVATE_ADDRESS, f"{host} is {found[0][4][0]} (see --allow-private)")

@@ -32,11 +32,23 @@ _STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What is wanted of an answer: at most `max_bytes`, only pictures (`image`), only what its owner lets us have."""
+    """What is wanted of an answer: at most `max_bytes`, only pictures (`image`), only what its owner lets us have.
+
+    `span`: only these bytes, [first, end) or from the first on (end 0); a server may send all of them all the same.
+    """
 
     max_bytes: int
     image: bool = False
     heed: bool = True
+    span: tuple[int, int] | None = None
+
+    @property
+    def range_header(self) -> str:
+        """The header that asks for the span."""
+        if self.span is None:
+            return ""
+        first, end = self.span
+        return f"Range: bytes={first}-{end - 1 if end else ''}\r\n"
 
 
 class Fetcher:
@@ -44,7 +56,7 @@ class Fetcher:
 
     def __init__(self, options: WebOptions) -> None:
         self._options = options
-        self._resolver = Resolver(options.allow_private)
+        self._resolver = Resolver(options.allow_private, options.private_hosts)
         self._connections = Connections(options)
         agent = options.user_agent.partition("/")[0].strip() or "seerctl"
         self._agent = agent
@@ -66,7 +78,7 @@ class Fetcher:
 
     @contextlib.contextmanager
     def answer(self, target: Target, want: Want) -> Iterator[tuple[http.client.HTTPResponse, Deadline]]:
-        """The answer 200 to a request, redirects followed, its body unread.
+        """The answer 200 (or 206) to a request, redirects followed, its body unread.
 
         Raises:
             RejectedError: there is no such answer; TryAgain where that may pass. Faults while the body is read too.
@@ -76,7 +88,7 @@ class Fetcher:
             for _ in range(self._options.max_redirects + 1):
                 if self._robots is not None and want.heed:
                     self._robots.require(target)
-                connection, response = self._ask(target, deadline)
+                connection, response = self._ask(target, deadline, want)
                 usable = False
                 try:
                     if response.status not in _REDIRECTS:
@@ -99,7 +111,7 @@ class Fetcher:
                 target = follow(target, location)
         raise RejectedError(Reason.REDIRECTS, f"more than {self._options.max_redirects}")
 
-    def _ask(self, target: Target, deadline: Deadline) -> tuple[Connection, http.client.HTTPResponse]:
+    def _ask(self, target: Target, deadline: Deadline, want: Want) -> tuple[Connection, http.client.HTTPResponse]:
         """A connection and the head of the answer, on a used connection if there is one that still works."""
         while True:
             connection = self._connections.take(target)
@@ -108,28 +120,28 @@ class Fetcher:
                 connection = self._connections.make(target, addresses)
             connection.deadline = deadline
             try:
-                return connection, connection.ask(self._head(target))
+                return connection, connection.ask(self._head(target, want))
             except BaseException as error:
                 again = connection.used and isinstance(error, _STALE)
                 self._connections.give_back(connection, usable=False)
                 if not again:
                     raise
 
-    def _head(self, target: Target) -> bytes:
+    def _head(self, target: Target, want: Want) -> bytes:
         """The head of a request; all parts of a target are printable ASCII without spaces."""
         logged_in = ""
         if target.userinfo:
             logged_in = f"Authorization: Basic {base64.b64encode(login(target).encode()).decode()}\r\n"
         text = (
             f"GET {target.path} HTTP/1.1\r\nHost: {target.authority}\r\nUser-Agent: {self._options.user_agent}\r\n"
-            f"Accept: image/*,*/*;q=0.5\r\nAccept-Encoding: identity\r\n{logged_in}\r\n"
+            f"Accept: image/*,*/*;q=0.5\r\nAccept-Encoding: identity\r\n{want.range_header}{logged_in}\r\n"
         )
         return text.encode("ascii")
 
     def _judge(self, response: http.client.HTTPResponse, want: Want) -> None:
         """Raises RejectedError where an answer is not to be read."""
         status = response.status
-        if status != HTTPStatus.OK:
+        if status != HTTPStatus.OK and not (status == HTTPStatus.PARTIAL_CONTENT and want.span is not None):
             reason, detail = http_reason(status), f"{status} {response.reason}".strip()
             if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise TryAgain(reason, detail, retry_after(response.getheader("Retry-After")))
@@ -168,6 +180,18 @@ class Fetcher:
         """
         with self.answer(target, Want(1 << 62)) as (response, deadline):
             yield cast(BinaryIO, io.BufferedReader(_Stream(response, deadline, _decoder(response)), _PIECE))
+
+    @contextlib.contextmanager
+    def span(
+        self, target: Target, span: tuple[int, int] | None
+    ) -> Iterator[tuple[http.client.HTTPResponse, io.BufferedReader]]:
+        """Some bytes of a file that the user may have (see `Want.span`): the head of the answer, and its body.
+
+        Raises:
+            RejectedError: as `stream`.
+        """
+        with self.answer(target, Want(1 << 62, heed=False, span=span)) as (response, deadline):
+            yield response, io.BufferedReader(_Stream(response, deadline, _decoder(response)), _PIECE)
 
     def _robots_text(self, target: Target) -> bytes:
         want = Want(1 << 62, heed=False)  # longer ones are cut

@@ -16,7 +16,7 @@ class WebOptions:
 
     A request may take `connect` seconds to connect, be silent for `silence` seconds, and take `total` seconds; after a
     timeout, 429 or 5xx it is repeated `retries` times. `max_bytes` of an answer are read, and `window` bytes of all
-    answers are held.
+    answers are held. `private_hosts` may be on a private network all the same: those that the user named himself.
     """
 
     threads: int = 32
@@ -30,6 +30,7 @@ class WebOptions:
     opt_outs: bool = True
     robots_txt: bool = False
     allow_private: bool = False
+    private_hosts: frozenset[str] = frozenset()
     max_bytes: int = 1 << 28
     window: int = 1 << 27
     backoff: float = 1.0  # seconds before the first repetition, doubled each time
