@@ -17,7 +17,7 @@ import numpy as np
 from seerctl.errors import SeerctlError
 from seerctl.shards.plan import Positions
 
-THREADS = 4  # that fetch, in each process that reads
+_THREADS, _THREADS_WHOLE = 4, 2  # that fetch runs of samples, or shards, in each process that reads
 _MOST_SAMPLES, _MOST_STEPS = 1 << 17, 2048  # of a chunk
 _SHARE = 0.4  # of the cache, for one chunk
 _GAP_BYTES = 1 << 18  # so many that nobody asked for are read on the way rather than asking twice
@@ -154,7 +154,7 @@ class Ahead:
         for piece in self._chunks[now].in_order():
             self._keep(*piece)
         if self._begun == step:
-            for _ in range(THREADS):
+            for _ in range(_THREADS_WHOLE if self.whole else _THREADS):
                 threading.Thread(target=self._run, name="read-ahead", daemon=True).start()
 
     def _queue(self, number: int) -> None:

@@ -61,6 +61,11 @@ class Origin:
     _client: Any = None
     _lock: Any = field(default_factory=threading.Lock)
 
+    def __del__(self) -> None:
+        # In a forked child the connections are the parent's, who goes on with them.
+        if self._pid == os.getpid() and isinstance(self._client, Fetcher):
+            self._client.close()
+
     def __getstate__(self) -> dict[str, Any]:
         return {"place": self.place, "patience": self.patience}
 
