@@ -254,7 +254,7 @@ class ShardSet:
             from seerctl.shards.remote.remoteset import RemoteSet  # noqa: PLC0415  (the web's client: 60 ms)
 
             return RemoteSet(url)
-        folder, names = named_shards(os.fspath(where))
+        folder, names = ("", ()) if Path(where).exists() else named_shards(os.fspath(where))
         path = index_path(folder if names else where)
         found = cls(path, selected(*load_index(path), names, str(path.parent)))
         if names:
