@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,12 @@ PANELS: dict[str, tuple[str, str, float | None, bool]] = {
     "images_per_second": ("Images per second", "Over all ranks, checkpoints left out.", None, False),
     "mfu": ("Model FLOPs utilisation", "Share of the device's peak that the model's arithmetic takes.", None, False),
     "data_wait": ("Waiting for data", "Share of the time; above a few percent the loader is too slow.", None, False),
+    "data_wait_max": ("Waiting for data, most of all ranks", "Far above the mean: one node reads slowly.", None, False),
+    "step_seconds_max": ("Seconds of a step, most of all ranks", "A rank's own work, without waiting.", None, False),
+}  # fmt: skip
+
+_STRAGGLE = {
+    "data_wait": "waits longest for data (share of its time)", "step_seconds": "has most to do in a step (seconds)",
 }  # fmt: skip
 
 
@@ -120,7 +127,19 @@ def _facts(run: Run) -> dict[str, Any]:
         "speed": speed,
         "description": run.recipe.description,
         "warning": _warning(run.rows),
+        "stragglers": [found for name, word in _STRAGGLE.items() if (found := _straggler(run.rows, name, word))],
     }
+
+
+def _straggler(rows: Sequence[dict[str, Any]], name: str, word: str) -> str:
+    """Which rank had most of metric `name` how often, in words; "" of a run that had one rank."""
+    rows = [row for row in rows if row.get(name) is not None and f"{name}_rank" in row]
+    rank, often = Counter(row[f"{name}_rank"] for row in rows).most_common(1)[0] if rows else (0, 0)
+    if all(row[f"{name}_max"] == row[name] for row in rows):
+        return ""
+    most = statistics.median(row[f"{name}_max"] for row in rows if row[f"{name}_rank"] == rank)
+    mean = statistics.median(row[name] for row in rows)
+    return f"rank {rank} {word} in {often / len(rows):.0%} of the rows: {most:.3g}, the mean of all ranks {mean:.3g}"
 
 
 def _warning(rows: Sequence[dict[str, Any]]) -> str:

@@ -7,7 +7,6 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from seerctl.recipe import Recipe, dump
 from seerctl.shards.index import ShardSet
 from seerctl.train import checkpoint
 from seerctl.train.board import Board
+from seerctl.train.clock import Clock, busy_clock
 from seerctl.train.data import CropBatch, loader
 from seerctl.train.knn import OnlineKnn
 from seerctl.train.labels import Labels
@@ -46,21 +46,6 @@ from seerctl.weighting import Sampling, check_weights
 _log = logging.getLogger("seerctl")
 _TOLD = 5  # damaged images that a rank names on stderr
 _LET_PASS = 10  # damaged images that a rank lets pass whatever their share
-
-
-@dataclass(slots=True)
-class Clock:
-    """What happened since the last metrics row: seconds, of them waiting for data, steps, and damaged images.
-
-    `busy`: seconds from where this rank went on after all had met until it came to meet them again, data included.
-    """
-
-    started: float = 0.0
-    waited: float = 0.0
-    busy: float = 0.0
-    met: float = 0.0
-    steps: int = 0
-    damaged: int = 0
 
 
 class Trainer:
@@ -102,7 +87,7 @@ class Trainer:
         self.speed = Speed.of(recipe, world, len(labels.classes) if labels else 0)
         self.step = 0
         self.saver = Saver(run.checkpoints, recipe.checkpoint, world)
-        self._clock = Clock()
+        self._clock, self._busy = Clock(), busy_clock(world.device)
         self._suspicious = 0
         self._seen = self._damaged = 0  # images of this rank since the start or the resume
         self._resume(init)
@@ -127,12 +112,12 @@ class Trainer:
         """
         self.model.train()
         with StopSignals() as signals, self.saver:
-            self._clock = Clock(time.perf_counter(), met=time.perf_counter())
+            self._clock = Clock(time.perf_counter(), met=self._busy())
             for batch in self._timed(self._batches()):
                 found = self.forward_backward(batch)
-                self._clock.busy += time.perf_counter() - self._clock.met
+                self._clock.busy += self._busy() - self._clock.met
                 stopping, overflow = self._agree(batch, found["loss"], signals.reason)
-                self._clock.met = time.perf_counter()
+                self._clock.met = self._busy()
                 self.update(found, overflow)
                 self._after_step(batch, found)
                 if stopping and self.step < self.steps:
@@ -280,10 +265,10 @@ class Trainer:
             if self.board is not None:
                 self.board.add(row)
             self._warn_of_collapse(row)
-        self._clock = Clock(time.perf_counter(), met=time.perf_counter())
+        self._clock = Clock(time.perf_counter(), met=self._busy())
 
     def _per_rank(self, waited: float, step_seconds: float) -> dict[str, float]:
-        """What of a row is said of ranks: the mean share of time that waits for data, and the slowest ranks."""
+        """What a row says of ranks: shares of time that wait for data, seconds of own work a step, who has most."""
         world = self.world
         mine = torch.zeros(2, world.size, dtype=torch.float64)
         mine[:, world.rank] = torch.tensor([waited, step_seconds], dtype=torch.float64)
@@ -292,6 +277,7 @@ class Trainer:
             "data_wait": waits.mean().item(),
             "data_wait_max": waits.max().item(),
             "data_wait_rank": int(waits.argmax()),
+            "step_seconds": steps.mean().item(),
             "step_seconds_max": steps.max().item(),
             "step_seconds_rank": int(steps.argmax()),
         }
@@ -314,7 +300,7 @@ class Trainer:
     def _save(self) -> None:
         if self.saver.saved == self.step:
             return
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), self._busy()
         facts = {
             "schema": "seer-checkpoint-1",
             "seerctl": __version__,
@@ -323,7 +309,7 @@ class Trainer:
         }
         self.saver.save(self.step, self._tensors(), facts)
         self._clock.started += time.perf_counter() - started  # not the speed of training
-        self._clock.met += time.perf_counter() - started
+        self._clock.met += self._busy() - busy
 
     def _tensors(self) -> dict[str, Tensor]:
         return checkpoint.tensors_of(self.model, self.optimizer) | self.objective.state() | self.scaler.state()

@@ -42,7 +42,8 @@ def make_run(path: Path, *, steps: int = 40, healthy: bool = True, done: bool = 
 
 def test_a_page_says_what_the_metrics_say(tmp_path: Path) -> None:
     page = story([make_run(tmp_path / "run")])
-    assert page.count("<figure") == len(PANELS) - 5  # no plain loss beside loss / ln K, no top-1, kNN, scale, MFU
+    # No plain loss beside loss / ln K, no top-1, kNN, scale, MFU, and nothing of ranks.
+    assert page.count("<figure") == len(PANELS) - 7
     assert "finished" in page
     assert ">640<" in page  # 40 steps of 16 images
     assert ">130<" in page  # the median speed of the last 20 rows: 121 to 140
@@ -63,6 +64,21 @@ def test_runs_are_compared_and_their_recipes_too(tmp_path: Path) -> None:
 
 def test_collapse_is_said(tmp_path: Path) -> None:
     assert "predicts all prototypes alike" in story([make_run(tmp_path / "flat", healthy=False)])
+
+
+def test_the_slowest_rank_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "of the rows" not in story([run])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        slow = 3 if row["step"] % 4 else 1
+        row |= {"data_wait_max": 0.04, "data_wait_rank": 2, "step_seconds": 0.5, "step_seconds_rank": slow,
+                "step_seconds_max": 0.9 if slow == 3 else 0.6}  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = story([run])
+    assert "rank 2 waits longest for data (share of its time) in 100% of the rows: 0.04, the mean of all" in page
+    assert "rank 3 has most to do in a step (seconds) in 75% of the rows: 0.9, the mean of all ranks 0.5" in page
+    assert {"data_wait_max", "step_seconds_max"} <= set(re.findall(r"<code>(\w+)</code></figcaption>", page))
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

@@ -127,8 +127,8 @@ def test_metrics_and_files_of_a_run(finished: Path, shards: Path) -> None:
     rows = Metrics(finished / "metrics.jsonl").rows()
     assert set(rows[0]) == {
         "step", "epoch", "loss", "top1", "gradient_norm", "lr", "images_per_second",
-        "images_per_second_per_device", "data_wait", "data_wait_max", "data_wait_rank", "step_seconds_max",
-        "step_seconds_rank", "damaged",
+        "images_per_second_per_device", "data_wait", "data_wait_max", "data_wait_rank", "step_seconds",
+        "step_seconds_max", "step_seconds_rank", "damaged",
     }  # fmt: skip
     labels = json.loads((finished / "run.json").read_text())["labels"]
     assert labels == {

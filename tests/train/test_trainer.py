@@ -84,7 +84,7 @@ def test_metrics_say_what_the_contract_says(finished: Path) -> None:
     assert set(rows[0]) == {
         "step", "epoch", "loss", "loss_over_ln_k", "prototype_entropy", "feature_std", "gradient_norm", "lr",
         "images_per_second", "images_per_second_per_device", "data_wait", "data_wait_max", "data_wait_rank",
-        "step_seconds_max", "step_seconds_rank", "damaged",
+        "step_seconds", "step_seconds_max", "step_seconds_rank", "damaged",
     }  # fmt: skip
     assert [row["epoch"] for row in rows] == [
         0,
