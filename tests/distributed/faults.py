@@ -1,7 +1,7 @@
-"""Faults injected into runs of two ranks on two hosts: `python faults.py FOLDER HOST HOST SEED KIND...` -> faults.json.
+"""Faults injected into runs of two ranks on two hosts: `python faults.py FOLDER HOST HOST SEED KIND...`.
 
 Every run is hit once, then started again without the fault. Ranks are forks of this process, as in kills.py; each
-writes what it ended with, and the keys of every step that it began.
+writes what it ended with, and the keys of every step that it began. FOLDER/faults.jsonl gets a line a run.
 """
 
 from __future__ import annotations
@@ -32,9 +32,14 @@ from tests.distributed.kills import seen
 from tests.distributed.noted import note_keys
 from tests.training import small_recipe
 
-KINDS = ("kill", "cut", "stall", "nan", "full", "stop", "flip", "missing", "short")
+KINDS = ("kill", "gone", "cut", "stall", "slow", "nan", "full", "stop", "flip", "missing", "short")
 STEPS = 8
-_PATIENCE = 90.0  # seconds in which every run has to end
+SLOW = 0.3  # seconds of work that a slow rank has more in every step
+_PATIENCE = 300.0  # seconds in which everything has to happen, on a machine with much else to do
+_SIGNALS = {
+    "kill": signal.SIGKILL, "gone": signal.SIGKILL, "stall": signal.SIGSTOP,
+    **dict.fromkeys(("stop", "flip", "missing", "short"), signal.SIGTERM),
+}  # fmt: skip
 _TIMEOUT = 0.1  # minutes: parallel.timeout_minutes
 _PAUSE = 0.15  # seconds that a step takes at least, so that a fault hits it in the middle
 
@@ -89,19 +94,26 @@ def _from_inside(fault: Fault) -> None:
             batch.crops[0][0] = float("nan")
         if batch.step == fault.step and fault.kind == "full":
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        if batch.step >= fault.step and fault.kind == "slow":
+            _work(SLOW)
         return forward_backward(self, batch)
 
     Trainer.forward_backward = broken  # type: ignore[method-assign]
 
 
+def _work(seconds: float) -> None:
+    """Keep this thread busy for so much of its processor's time."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
 def inject(fault: Fault, processes: list[int], run: Path, hosts: Hosts) -> None:
     """Faults that come from outside, once the rank has begun its step."""
     _until(lambda: any((note["rank"], note["step"]) == (fault.rank, fault.step) for note in seen(run)))
-    if fault.kind == "cut":
+    if fault.kind in ("cut", "gone"):
         hosts.cut()
-    signals = {"kill": signal.SIGKILL, "stall": signal.SIGSTOP}
-    number = signals.get(fault.kind, None if fault.kind in ("cut", "nan", "full") else signal.SIGTERM)
-    if number is not None:
+    if number := _SIGNALS.get(fault.kind):
         os.kill(processes[fault.rank], number)
 
 
@@ -143,12 +155,12 @@ def damage(kind: str, checkpoint: Path) -> None:
 def hit(shards: Path, run: Path, hosts: Hosts, fault: Fault, port: int) -> dict[str, Any]:
     """One run, hit and started again: what both attempts ended with, said, and saw."""
     recipe = small_recipe("checkpoint.every=1", "checkpoint.keep=3", f"parallel.timeout_minutes={_TIMEOUT}")
-    began = time.monotonic()
     processes = start(recipe, shards, run, hosts, port, fault)
     inject(fault, processes, run, hosts)
+    began = time.monotonic()
     codes = _end(processes, processes[fault.rank] if fault.kind == "stall" else None)
     seconds = time.monotonic() - began
-    if fault.kind == "cut":
+    if fault.kind in ("cut", "gone"):
         hosts.mend()
     said = [path.read_text() if path.exists() else "" for path in (run.with_suffix(f".said{rank}") for rank in (0, 1))]
     left = checkpoints(run / "checkpoints")
@@ -156,9 +168,10 @@ def hit(shards: Path, run: Path, hosts: Hosts, fault: Fault, port: int) -> dict[
         damage(fault.kind, left.pop())
     before = len(seen(run))
     again = _end(start(recipe, shards, run, hosts, port + 1, None), None)
-    rows = [row["step"] for row in Metrics(run / "metrics.jsonl").rows()]
+    rows = Metrics(run / "metrics.jsonl").rows()
     return {
-        **dataclasses.asdict(fault), "codes": codes, "said": said, "seconds": seconds, "again": again, "rows": rows,
+        **dataclasses.asdict(fault), "codes": codes, "said": said, "seconds": seconds, "again": again,
+        "rows": [row["step"] for row in rows], "slowest": [row["step_seconds_rank"] for row in rows],
         "from": step_of(left[-1]) if left else 0, "before": seen(run)[:before], "after": seen(run)[before:],
     }  # fmt: skip
 
@@ -166,11 +179,11 @@ def hit(shards: Path, run: Path, hosts: Hosts, fault: Fault, port: int) -> dict[
 def main(folder: Path, names: tuple[str, str], seed: int, kinds: list[str]) -> None:
     torch.set_num_threads(1)
     choices, hosts = random.Random(seed), Hosts(names)
-    reports = []
     for number, kind in enumerate(kinds):
         fault = Fault(kind, choices.randrange(2), choices.randrange(2, STEPS - 2))
-        reports.append(hit(folder / "shards", folder / f"run-{number}", hosts, fault, 20000 + 2 * number))
-    (folder / "faults.json").write_text(json.dumps(reports))
+        report = hit(folder / "shards", folder / f"run-{number}", hosts, fault, 20000 + 2 * number)
+        with (folder / "faults.jsonl").open("a") as file:
+            file.write(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,15 +22,18 @@ from tests.training import make_shards, small_recipe
 
 pytestmark = pytest.mark.distributed
 REPOSITORY = Path(__file__).resolve().parents[2]
-CODES = {"kill": 7, "cut": 7, "stall": 7, "nan": 8, "full": 7, "stop": 75, "flip": 75, "missing": 75, "short": 75}
+CODES = {
+    **dict.fromkeys(("kill", "gone", "cut", "stall", "full"), 7), "nan": 8, "slow": 0,
+    **dict.fromkeys(("stop", "flip", "missing", "short"), 75),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "kinds",
     [
         pytest.param(("kill", "nan", "flip"), marks=pytest.mark.slow),
-        pytest.param(tuple(itertools.islice(itertools.cycle(faults.KINDS), 30)),
-                     marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+        pytest.param(tuple(itertools.islice(itertools.cycle(faults.KINDS), 33)),
+                     marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
     ],
     ids=len,
 )  # fmt: skip
@@ -41,7 +44,7 @@ def test_hit_runs_say_why_and_go_on_with_the_same_samples(tmp_path: Path, kinds:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    reports = json.loads((tmp_path / "faults.json").read_text())
+    reports = [json.loads(line) for line in (tmp_path / "faults.jsonl").read_text().splitlines()]
     assert [report["kind"] for report in reports] == list(kinds)
     whole = {
         batch.step: batch.keys for batch in loader(ShardSet.open(shards), small_recipe(), World(), 0, faults.STEPS)
@@ -54,12 +57,15 @@ def test_hit_runs_say_why_and_go_on_with_the_same_samples(tmp_path: Path, kinds:
 def _check_end(report: dict[str, Any], hosts: Hosts) -> None:
     """Both ranks ended with the promised code and name the cause."""
     kind, rank, facts = report["kind"], report["rank"], json.dumps(report, indent=1)[:3000]
-    hit = {"kill": -9, "stall": -9}.get(kind, CODES[kind])
+    hit = -9 if kind in ("kill", "gone", "stall") else CODES[kind]
     assert report["codes"][rank] == hit, facts
     assert report["codes"][1 - rank] == CODES[kind], facts
-    assert report["seconds"] < 60, facts
+    assert report["seconds"] < 90, facts  # since it was hit
     told = report["said"][1 - rank]
-    if kind in ("kill", "stall", "cut"):
+    if kind == "slow":
+        late = report["slowest"][report["step"] :]
+        assert late.count(rank) > len(late) / 2, facts
+    elif kind in ("kill", "gone", "stall", "cut"):
         # Rank 0 keeps the list of who is there: without it the others know only that.
         cause = "lost rank 0 or the way to it" if rank == 0 else f"lost rank 1 on {hosts.names[1]}"
         if kind == "cut":  # either has lost the other
