@@ -15,9 +15,11 @@ from seerctl import __version__
 from seerctl.errors import EnvironmentFault
 from seerctl.files import free_bytes
 from seerctl.recipe import Recipe, dump
+from seerctl.shards.index import ShardSet
 from seerctl.train.world import World
 
 CLOCK_SECONDS = 60.0  # clocks may differ by: names of what a run writes and time limits hang on them
+_LOOKS = 8  # samples that a node reads to see whether it can
 _PATIENCE = 15.0  # seconds that a network file system may take to show a new file
 
 
@@ -87,6 +89,24 @@ def check_shared(world: World, place: Path, *, patience: float = _PATIENCE) -> N
             f"{place.parent}: node {missing[0]} does not see what the first node writes there",
             "The run directory has to lie on a file system that all nodes share",
         )
+
+
+def check_readable(world: World, shards: ShardSet) -> None:
+    """Nothing, if every node can read the set: a few samples between its first and its last.
+
+    Raises:
+        InputError: one cannot; the message names it. On all ranks alike.
+    """
+    if world.size == world.local_size or not len(shards):
+        return
+
+    def look() -> None:
+        # Of its own: the files of `shards` are to be opened by the loader's processes.
+        with ShardSet.open(shards.location) as opened:
+            for number in range(_LOOKS if world.local_rank == 0 else 0):
+                opened.read((len(opened) - 1) * number // (_LOOKS - 1))
+
+    world.on_all(look)
 
 
 def check_room(world: World, place: Path, checkpoint: int) -> None:

@@ -27,7 +27,7 @@ from seerctl.train.knn import OnlineKnn
 from seerctl.train.labels import Labels, labels_for
 from seerctl.train.objectives import accumulation
 from seerctl.train.predict import Prediction, Predictor
-from seerctl.train.preflight import check_nodes, check_room, check_shared
+from seerctl.train.preflight import check_nodes, check_readable, check_room, check_shared
 from seerctl.train.run import RunDirectory
 from seerctl.train.steps import check_batch, total_steps
 from seerctl.train.trainer import Trainer
@@ -127,6 +127,7 @@ def _read(
     """The data of a run, the same on all nodes."""
     shards = world.on_all(lambda: ShardSet.open(data))
     check_nodes(world, recipe, shards.sha256)
+    check_readable(world, shards)
     weights = recipe.data.weights
     sampling = world.on_all(lambda: load_sampling(shards, weights)) if weights else None
     labels = world.on_first(lambda: labels_for(recipe, shards))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from seerctl.errors import EnvironmentFault, InputError
-from seerctl.train.preflight import CLOCK_SECONDS, Node, check_room, check_shared, compare
+from seerctl.train.preflight import CLOCK_SECONDS, Node, check_readable, check_room, check_shared, compare
 from seerctl.train.world import World
+from tests.streams import set_of
 
 FIRST = Node("alpha", "1.0", "2.14.1", "ab" * 32, "[model]", 1000.0)
 
@@ -50,6 +51,16 @@ def test_a_directory_that_is_not_shared(tmp_path: Path) -> None:
     check_shared(world, tmp_path / "recipe.toml", patience=0)
     with pytest.raises(EnvironmentFault, match="does not see what the first node writes"):
         check_shared(world, tmp_path / "elsewhere" / "recipe.toml", patience=0)
+
+
+def test_a_node_that_cannot_read_a_shard_is_named(tmp_path: Path) -> None:
+    world, shards = TwoNodes(rank=1, size=2, local_rank=0, local_size=1), set_of(tmp_path, 20, maxcount=5)
+    check_readable(world, shards)
+    last = max(tmp_path.glob("*.tar"))
+    last.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=rf"{last.name}: the shard is missing \(node [^)]+\)"):
+        check_readable(world, shards)
+    check_readable(World(), shards)  # of one node the first step says so
 
 
 def test_a_fault_on_one_node_ends_all_of_them() -> None:
