@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,19 @@ from tests.training import small_recipe
 _PATIENCE = 60.0  # seconds in which an attempt has to get on
 
 
-def attempt(recipe: Recipe, shards: Path, run: Path, ranks: int) -> list[int]:
+Progress = Callable[[int], None]
+
+
+def attempt(recipe: Recipe, shards: Path, run: Path, ranks: int, progress: Progress | None = None) -> list[int]:
     """Start `ranks` processes that train, and return their ids."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    return [_child(recipe, shards, run, rank, ranks, port) for rank in range(ranks)]
+    return [_child(recipe, shards, run, rank, ranks, port, progress) for rank in range(ranks)]
 
 
-def _child(recipe: Recipe, shards: Path, run: Path, rank: int, ranks: int, port: int) -> int:
+def _child(
+    recipe: Recipe, shards: Path, run: Path, rank: int, ranks: int, port: int, progress: Progress | None
+) -> int:  # fmt: skip
     process = os.fork()
     if process:
         return process
@@ -48,7 +54,7 @@ def _child(recipe: Recipe, shards: Path, run: Path, rank: int, ranks: int, port:
                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
             os.environ |= {name: str(value) for name, value in places.items()}
         note_keys(run.with_suffix(".keys"), rank, ranks)
-        train(recipe, shards, run)
+        train(recipe, shards, run, progress=progress)
         code = 0
     except SeerctlError as error:
         code = int(error.exit_code)
