@@ -31,6 +31,7 @@ Launcher = Literal["auto", "local", "torchrun", "slurm", "print"]
 OUTCOME = "SEERCTL_OUTCOME"
 GPUS_OF_A_NODE = 8  # assumed where several nodes are asked for and this machine has no GPU
 PORT = 29500
+_AGAIN = "Start again to go on from what was saved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +126,9 @@ def run_agent(arguments: Sequence[str]) -> None:
             environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // _processes(arguments))))
         code = wait_for([sys.executable, "-m", "seerctl.train.agent", *arguments], environment, stop)
-        raise_reported(outcome, Path(f"{outcome}.killed"))
+        raise_reported(outcome, Path(f"{outcome}.killed"), code)
     if code:
-        raise EnvironmentFault("a training process was lost", "Start again to go on from the newest checkpoint")
+        raise EnvironmentFault("a process was lost", _AGAIN)
 
 
 def _processes(arguments: Sequence[str]) -> int:
@@ -187,22 +188,35 @@ def quiet_rank() -> None:
 
 
 def report_outcome(error: SeerctlError) -> bool:
-    """Leave `error` for the process that started the ranks, once; False when nobody waits for it."""
+    """Leave `error` for the process that started the ranks, the first of an attempt; False when nobody waits for it."""
     place = os.environ.get(OUTCOME)
     if place is None:
         return False
-    report = {"exit_code": int(error.exit_code), "message": error.message, "hint": error.hint}
+    report = {"exit_code": int(error.exit_code), "message": error.message, "hint": error.hint, "attempt": _attempt()}
+    if _read(Path(place)).get("attempt", _attempt()) != _attempt():
+        Path(place).unlink(missing_ok=True)
     with contextlib.suppress(FileExistsError), Path(place).open("x", encoding="utf-8") as file:
         json.dump(report, file)
     return True
 
 
-def raise_reported(outcome: Path, killed: Path) -> None:
-    """The cause of the end, if any is known: a killed rank before what the ranks that lost it say."""
+def _attempt() -> str:
+    """Which start of this process it is; torchrun's --max-restarts makes several."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+
+def raise_reported(outcome: Path, killed: Path, code: int | None) -> None:
+    """The cause of the end, if any is known: a killed rank before what the ranks that lost it say.
+
+    `code`: what the processes ended with. With 0, what was reported of failures was mended by a restart; ranks that
+    saved or diverged together end with 0.
+    """
     report = _read(outcome)
+    if code == 0 and report.get("exit_code") not in (ExitCode.SAVED, ExitCode.DIVERGED):
+        return
     if killed.exists() and report.get("exit_code") in (None, ExitCode.ENVIRONMENT):
         first = killed.read_text(encoding="ascii").splitlines()[0]
-        raise EnvironmentFault(first, "Start again to go on from the newest checkpoint")
+        raise EnvironmentFault(first, _AGAIN)
     if report:
 
         class Reported(SeerctlError):

@@ -132,7 +132,7 @@ def follow(job: str, run: Path, tell: Callable[[str], None], poll: float = _POLL
     if code == 0:
         return
     outcome = folder / f"{job}.outcome"
-    raise_reported(outcome, Path(f"{outcome}.killed"))
+    raise_reported(outcome, Path(f"{outcome}.killed"), code)
     how = f"exit {code}" if code is not None else (state or "it is gone").lower().replace("_", " ")
     raise EnvironmentFault(f"SLURM job {job} ended without a result ({how})", f"See {log}; start again to go on")
 
@@ -179,9 +179,9 @@ def run_srun(plan: Layout, arguments: Sequence[str], run: Path, options: SlurmOp
     environment = {**os.environ, OUTCOME: str(outcome), STOP_FILE: str(stop), HEAD: f"{_first_node()}:{_port(job)}"}
     watch = _Losses(killed)
     code = wait_for([*_srun(plan, options, gpus=gpus), *arguments], environment, stop, watch)
-    raise_reported(outcome, killed)
+    raise_reported(outcome, killed, code)
     if code:
-        raise EnvironmentFault(f"srun ended with exit {code}", "Start again to go on from the newest checkpoint")
+        raise EnvironmentFault(f"srun ended with exit {code}", "Start again to go on from what was saved")
 
 
 def _srun(plan: Layout, options: SlurmOptions, *, gpus: bool) -> list[str]:
