@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from seerctl.commands.slurmoptions import take_slurm
+from seerctl.commands.starting import as_rank, gpus_here, launch_options, start, typed_again
 from seerctl.console import Progress, say
 from seerctl.options import SeerCommand, data, loads_code, output_path, overwrite
 
@@ -61,11 +63,16 @@ from seerctl.options import SeerCommand, data, loads_code, output_path, overwrit
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda.")
 @loads_code("--trust-code", is_flag=True, help="Let --model module:function run that code of yours.")
 @overwrite
-def extract(*, model: str, data: str, output: Path, **settings: Any) -> None:
+@launch_options
+@click.pass_context
+def extract(
+    context: click.Context, *, model: str, data: str, output: Path, nodes: int, gpus_per_node: int | None,
+    launcher: Any, **settings: Any,
+) -> int:  # fmt: skip
     """Write the features of every sample, in the order of the index, with keys and metadata.
 
-    A run that was stopped goes on when the same command is given again. Under torchrun each rank takes its own part of
-    the set, and the first one joins the parts.
+    A run that was stopped goes on when the same command is given again. Several processes, on one or more machines that
+    share a file system, each take their own part of the set, and the first one checks and joins the parts.
 
     \b
     Models:
@@ -104,6 +111,21 @@ def extract(*, model: str, data: str, output: Path, **settings: Any) -> None:
       done
       seerctl audit --robustness --predictions test.csv $(printf -- '--shifted %s ' corrupted/*.csv) --groups gender
     """
+    from seerctl.train.allocation import adopt_task
+    from seerctl.train.launch import layout
+
+    slurm = take_slurm(settings)
+    adopt_task()
+    gpus = gpus_here(settings["device"])
+    place = layout(launcher, nodes, gpus_per_node, gpus)
+    if place.start != "here":
+        # A login node without GPUs submits for nodes that have them.
+        wanted = gpus > 0 if place.start == "srun" else settings["device"] != "cpu"
+        return start(place, typed_again(context), output.with_name(f"{output.name}.job"), slurm, gpus=wanted)
+    return as_rank(lambda: _extract(model, data, output, settings))
+
+
+def _extract(model: str, data: str, output: Path, settings: dict[str, Any]) -> int:
     from seerctl.augment.corruptions import parse_corruptions
     from seerctl.features.extractor import Options
     from seerctl.features.extractor import extract as run
@@ -117,3 +139,4 @@ def extract(*, model: str, data: str, output: Path, **settings: Any) -> None:
         new = views * done.rows - done.resumed
         rows = f"{done.rows:,} rows" + (f" of {views} corruptions" if views > 1 else "")
         say(f"extract: {rows}{resumed}, {new / progress.seconds:,.0f} images/s, {output}")
+    return 0

@@ -11,16 +11,16 @@ import click
 
 from seerctl.commands.dryrun import PlanOptions, plan_options
 from seerctl.commands.dryrun import dry_run as run_dry
-from seerctl.commands.slurmoptions import slurm_options, take_slurm
+from seerctl.commands.slurmoptions import take_slurm
+from seerctl.commands.starting import as_rank, gpus_here, launch_options, start
 from seerctl.console import Progress, emit, say
-from seerctl.errors import Diverged, Saved, SeerctlError, UsageError
+from seerctl.errors import UsageError
 from seerctl.files import claim
 from seerctl.options import SeerCommand, output_format, output_path
 
 if TYPE_CHECKING:
     from seerctl.recipe import Recipe
     from seerctl.train.launch import Launcher, Layout
-    from seerctl.train.slurm import SlurmOptions
     from seerctl.train.start import Summary
 
 EXAMPLES = (
@@ -36,13 +36,7 @@ EXAMPLES = (
 @click.option("--data", default=None, metavar="SET",
               help="Shard set: a directory, its index.json, or the URL of either.")  # fmt: skip
 @output_path("The run directory; the same command goes on where a run in it stands.", required=False)
-@click.option("--nodes", type=click.IntRange(min=1), default=1, help="Machines that share the work.")
-@click.option("--gpus-per-node", type=click.IntRange(min=1), default=None,
-              show_default="this machine's GPUs; without any 1, or 8 with --nodes",
-              help="Processes on each machine; without GPUs they compute on the CPU.")  # fmt: skip
-@click.option("--launcher", type=click.Choice(["auto", "local", "torchrun", "slurm", "print"]), default="auto",
-              help="Who starts the processes: whoever can, nobody, torchrun, SLURM, or you.")  # fmt: skip
-@slurm_options
+@launch_options
 @click.option("--init", type=click.Path(path_type=Path), default=None, metavar="WEIGHTS",
               help="Start from these weights: a run, or a model of the same size that 'convert' reads.")  # fmt: skip
 @click.option("--set", multiple=True, metavar="KEY=VALUE",
@@ -118,66 +112,31 @@ def pretrain(
     arguments += [part for override in set for part in ("--set", override)]
     arguments += ["--output-format", output_format] if output_format != "text" else []
     # An allocation without GPUs trains on CPUs; a login node without any submits for nodes that have them.
-    gpus = _gpus(loaded) > 0 if place.start == "srun" else loaded.run.device != "cpu"
-    return _start(place, arguments, output, slurm, gpus=gpus)
+    gpus = gpus_here(loaded.run.device) > 0 if place.start == "srun" else loaded.run.device != "cpu"
+    return start(place, arguments, output, slurm, gpus=gpus)
 
 
 def _layout(recipe: Recipe, launcher: Launcher, nodes: int, per_node: int | None, dry_run: bool) -> Layout:
     from seerctl.train.launch import layout
 
-    return layout(launcher, nodes, per_node, _gpus(recipe), dry_run=dry_run)
-
-
-def _gpus(recipe: Recipe) -> int:
-    import torch
-
-    return 0 if recipe.run.device == "cpu" or not torch.cuda.is_available() else torch.cuda.device_count()
-
-
-def _start(place: Layout, arguments: list[str], run: Path, slurm: SlurmOptions, *, gpus: bool) -> int:
-    from seerctl.train.launch import commands, run_torchrun
-    from seerctl.train.slurm import follow, run_srun, submit
-
-    if place.start == "print":
-        for line in commands(place, arguments):
-            click.echo(line)
-    elif place.start == "torchrun":
-        run_torchrun(place, arguments)
-    elif place.start == "srun":
-        run_srun(place, arguments, run, slurm, gpus=gpus)
-    else:
-        inside = ["--launcher", "slurm", "--nodes", str(place.nodes), "--gpus-per-node", str(place.per_node)]
-        inside += ["--container", slurm.container] if slurm.container else []
-        job = submit(place, [*arguments, *inside], run, slurm, gpus=gpus)
-        say(f"SLURM job {job} is submitted; it logs to {run / 'slurm' / f'{job}.log'}, 'scancel {job}' ends it")
-        if slurm.wait:
-            follow(job, run, lambda line: click.echo(line, err=True))
-    return 0
+    return layout(launcher, nodes, per_node, gpus_here(recipe.run.device), dry_run=dry_run)
 
 
 def _train(
     recipe: Recipe, data: str, output: Path, init: Path | None, predict: Path | None, predictions: Path | None,
     knn: tuple[Path, ...], output_format: str,
 ) -> int:  # fmt: skip
-    from seerctl.train.launch import quiet_rank, report_outcome
     from seerctl.train.start import images_to_go, train
 
-    quiet_rank()
-    try:
+    def work() -> int:
         with Progress("pretrain", images_to_go(recipe, data, output)) as progress:
             done = train(
                 recipe, data, output, init=init, progress=progress, predict=predict, predictions=predictions, knn=knn
             )
-    except SeerctlError as error:
-        if not report_outcome(error):
-            raise
-        # All ranks end with these together; torchrun must not take the first to leave for a failure.
-        return 0 if isinstance(error, (Saved, Diverged)) else error.exit_code
-    except Exception as error:
-        report_outcome(SeerctlError(f"{type(error).__name__}: {error}", "Its traceback stands above: a bug of seerctl"))
-        raise
-    _report(done, output, output_format)
-    return 0
+        _report(done, output, output_format)
+        return 0
+
+    return as_rank(work)
 
 
 def _report(done: Summary, output: Path, output_format: str) -> None:

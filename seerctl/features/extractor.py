@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seerctl import __version__
 from seerctl.augment.corruptions import Corruption, parse_corruptions
 from seerctl.device import pick_device
 from seerctl.errors import InputError, UsageError
@@ -58,7 +59,8 @@ def extract(
         UsageError: output exists, an unfinished part of another extraction is there, or an unknown layer, pooling,
             corruption or device.
         InputError: no such model or data, damaged shards, no sample at all, non-finite features.
-        EnvironmentFault: disk full, a killed worker, a lost rank.
+        EnvironmentFault: disk full, a killed worker, a lost rank, or one with another version, model or data.
+        Saved: the launcher asked its processes to end; the same call goes on.
     """
     options = options or Options()
     layers = tuple(dict.fromkeys(map(Layer.parse, options.layers)))
@@ -79,6 +81,8 @@ def extract(
         view = view_of(options, frozen.view)
         encoder = make_encoder(frozen.network, view, layers, options.precision, device, model)
         job = make_job(model, frozen, encoder, shards, targets, options, device, ranks)
+        header = next(iter(job.headers.values()))
+        ranks.agree({"seerctl": __version__, "weights": header.weights_sha256, "index": shards.sha256})
         resumed = _run(job, progress)
         files = {target.name: target.path for target in targets}
         return Extracted(files, len(shards), resumed) if ranks.rank == 0 else None
@@ -129,6 +133,7 @@ def _pass(job: Job, views: list[list[Target]], start: int, progress: Callable[[i
             if progress is not None:
                 progress((len(batch.keys) - skip) * len(views))
             skip = 0
+            job.ranks.stop_if_asked()
     finally:
         for writer in writers.values():
             writer.close()

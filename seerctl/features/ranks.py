@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 
-from seerctl.errors import EnvironmentFault
+from seerctl.errors import EnvironmentFault, Saved
+from seerctl.train.interface import name_interface
+from seerctl.train.signals import stop_request
 
 PATIENCE = timedelta(days=7)  # ranks finish hours apart; a rank that dies is torchrun's to notice
 
@@ -46,6 +50,7 @@ class Ranks:
             yield
             return
         try:
+            name_interface()
             dist.init_process_group("gloo", timeout=PATIENCE)
         except (RuntimeError, ValueError) as error:
             raise EnvironmentFault(f"extract: the ranks did not meet ({str(error).splitlines()[0]})") from None
@@ -54,17 +59,54 @@ class Ranks:
         finally:
             dist.destroy_process_group()
 
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Nothing, if these are the same on every rank: what their parts are made of.
+
+        Raises:
+            EnvironmentFault: one has others than the first; the message names it and its node. On all ranks alike.
+        """
+        if self.world == 1:
+            return
+        found: list[Any] = [None] * self.world
+        with self._leaving():
+            dist.all_gather_object(found, (socket.gethostname(), dict(facts)))
+        first, ours = found[0]
+        for rank, (node, theirs) in enumerate(found):
+            for name, value in ours.items():
+                if theirs[name] != value:
+                    other = f"{name} {theirs[name][:16]}"
+                    raise EnvironmentFault(
+                        f"extract: rank {rank} on {node} has {other}, rank 0 on {first} {value[:16]}",
+                        "Give every node the same version, model and data",
+                    )
+
     def wait(self) -> None:
         """Until every rank has come here.
 
         Raises:
             EnvironmentFault: one of them went away.
+            Saved: it did because all were asked to.
         """
-        if self.world == 1:
-            return
+        if self.world > 1:
+            with self._leaving():
+                dist.barrier()
+
+    def stop_if_asked(self) -> None:
+        """Nothing, unless the launcher wants its processes to save and end.
+
+        Raises:
+            Saved: it does; whole chunks of rows are safe.
+        """
+        if reason := stop_request():
+            raise Saved(f"extract: stopped by {reason}, what is written is kept", "Run the same command again to go on")
+
+    @contextlib.contextmanager
+    def _leaving(self) -> Iterator[None]:
+        """Say why a meeting of all ranks failed."""
         try:
-            dist.barrier()
+            yield
         except RuntimeError as error:
+            self.stop_if_asked()
             raise EnvironmentFault(
                 f"extract: another rank went away ({str(error).splitlines()[0]})", "Run the same command again"
             ) from None

@@ -255,6 +255,7 @@ def _merge(whole: Path, parts: Sequence[Path], header: Header, rows: int) -> Non
                 features, keys = file["features"], file["keys"]
                 if int(file.attrs["rows_done"]) != len(features):
                     raise InputError(f"{part}: holds {file.attrs['rows_done']} of {len(features)} rows")
+                _check_same(part, file, header)
                 if "features" not in target:
                     create_datasets(target, rows, features.shape[1], features.dtype.name)
                 for first in range(0, len(features), READ_ROWS):
@@ -263,6 +264,18 @@ def _merge(whole: Path, parts: Sequence[Path], header: Header, rows: int) -> Non
                 target["keys"][done : done + len(keys)] = keys[:]
                 done += len(features)
         target.attrs["rows_done"] = done
+
+
+def _check_same(part: Path, file: h5py.File, header: Header) -> None:
+    """Nothing, if `part` was made of what `header` says, but for its number of rows and their type."""
+    found = _identity(file)
+    wanted = _wanted(header, found["rows"], found["dtype"])  # type: ignore[arg-type]
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise InputError(
+                f"{part}: of another extraction (its {name} is {_short(value)}, this one's {_short(wanted[name])})",
+                "Give every rank the same model and data, and pass --overwrite",
+            )
 
 
 def part_of(path: Path, rank: int = 0, world: int = 1) -> Path:

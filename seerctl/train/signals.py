@@ -12,19 +12,25 @@ STOP_FILE = "SEERCTL_STOP_FILE"  # set by the launcher: a file whose appearance 
 _NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
+def stop_request() -> str | None:
+    """What asks this process by the launcher's file to save and end, or None."""
+    place = os.environ.get(STOP_FILE)
+    if place is None or not os.path.exists(place):  # noqa: PTH110 - asked for after every step
+        return None
+    return Path(place).read_text(encoding="ascii").strip() or "a stop request"
+
+
 class StopSignals:
     """While open, SIGTERM, SIGINT and SIGUSR2 set `reason`; a second SIGINT raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self._reason: str | None = None
         self._before: dict[signal.Signals, object] = {}
-        self._file = Path(os.environ[STOP_FILE]) if STOP_FILE in os.environ else None
 
     @property
     def reason(self) -> str | None:
         """Why to stop, or None to go on."""
-        if self._reason is None and self._file is not None and self._file.exists():
-            self._reason = self._file.read_text(encoding="ascii").strip() or "a stop request"
+        self._reason = self._reason or stop_request()
         return self._reason
 
     def __enter__(self) -> StopSignals:

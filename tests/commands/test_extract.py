@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,6 +48,23 @@ def test_one_line_and_a_file(cli: Run, run_directory: Path, tmp_path: Path) -> N
     assert json.loads(shown.stdout)["rows"] == 20
     again = cli(*extract(run_directory, data, tmp_path / "f.h5"))
     assert (again.exit_code, "exists already" in again.stderr) == (2, True)
+
+
+def test_several_machines_are_told_what_to_run(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seerctl.train.allocation.shutil.which", lambda name: None)
+    call = extract(tmp_path / "run", tmp_path / "my shards", tmp_path / "f.h5", "--layer", "res4", "--layer", "res5",
+                   "--tta", "--nodes", 2)  # fmt: skip
+    done = cli(*call, "--gpus-per-node", 4, "--launcher", "print")
+    assert done.exit_code == 0, done.output
+    wanted = ["-m", "seerctl", "extract", "--model", f"{tmp_path}/run", "--data", f"{tmp_path}/my shards", "--output",
+              f"{tmp_path}/f.h5", "--layer", "res4", "--layer", "res5", "--tta", "--device", "cpu"]  # fmt: skip
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert [line[line.index("--node-rank") + 1] for line in lines] == ["0", "1"]
+    for line in lines:
+        assert line[:3] == ["python", "-m", "seerctl.train.torchrun"]
+        assert line[-len(wanted) :] == wanted
+    refused = cli(*call)
+    assert (refused.exit_code, "--launcher print" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

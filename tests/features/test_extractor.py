@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 
 from seerctl.augment.corruptions import Corruption
-from seerctl.errors import EnvironmentFault, InputError, UsageError
+from seerctl.errors import EnvironmentFault, InputError, Saved, UsageError
 from seerctl.features import batches
 from seerctl.features.batches import Batches, by_processes, by_threads
 from seerctl.features.encoder import make_encoder
 from seerctl.features.extractor import Extracted, Options, encoded_on_device, extract
 from seerctl.features.layers import Layer
+from seerctl.features.layout import Header
 from seerctl.features.models import load_frozen
 from seerctl.features.pixels import View
 from seerctl.features.plan import Target, make_job
 from seerctl.features.ranks import Ranks
 from seerctl.features.store import FeatureFile
-from seerctl.features.writer import part_of, sidecar
+from seerctl.features.writer import FeatureWriter, finish, part_of, sidecar
 from seerctl.model.load import load_model
 from seerctl.model.regnet import build_trunk
 from seerctl.model.weights import save_weights
 from seerctl.shards.index import ShardSet
+from seerctl.train.signals import STOP_FILE
 from tests.extraction import BATCH, COUNT, TINY, run
 from tests.feature_files import meta_of, picture_shards, shards_of, stream_of
 
@@ -167,33 +170,13 @@ def test_killed_by_sigkill(data: Path, weights: Path, reference: Path, tmp_path:
 
 
 @pytest.mark.distributed
-def test_two_ranks(data: Path, weights: Path, reference: Path, tmp_path: Path) -> None:
+def test_two_processes(
+    seerctl: Callable[..., Result], data: Path, weights: Path, reference: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "f.h5"
-    arguments = [
-        "--model",
-        weights,
-        "--data",
-        data,
-        "--device",
-        "cpu",
-        "--batch",
-        str(BATCH),
-        "--workers",
-        "1",
-        "-o",
-        output,
-    ]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "seerctl", "extract", *map(str, arguments)], text=True, stderr=subprocess.PIPE,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=240)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], said
-    assert [text.count("300 rows") for text in said] == [1, 0]
+    done = seerctl("extract", "--model", weights, "--data", data, "--device", "cpu", "--batch", BATCH, "--workers", 1,
+                   "-o", output, "--gpus-per-node", 2)  # fmt: skip
+    assert done.exit_code == 0, done.output
     np.testing.assert_array_equal(rows(output), rows(reference))
     with FeatureFile.open(output) as one, FeatureFile.open(reference) as other:
         assert one.columns["label"].texts() == other.columns["label"].texts()
@@ -201,11 +184,45 @@ def test_two_ranks(data: Path, weights: Path, reference: Path, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+def test_asked_to_stop_and_resumed(
+    data: Path, weights: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = tmp_path / "stop"
+    monkeypatch.setenv(STOP_FILE, str(request))
+
+    def ask(_: int) -> None:
+        request.write_text("SIGUSR2")
+
+    options = Options(device="cpu", batch=256, workers=1)
+    with pytest.raises(Saved, match="stopped by SIGUSR2"):
+        extract(str(weights), str(data), tmp_path / "f.h5", options, ask)
+    request.unlink()
+    done = run(data, weights, tmp_path / "f.h5", batch=256)
+    assert done is not None
+    assert done.resumed == 256
+    np.testing.assert_allclose(rows(tmp_path / "f.h5"), rows(reference), rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_other_extractions_are_not_joined(tmp_path: Path) -> None:
+    path, header = tmp_path / "f.h5", Header("m", "a" * 64, "c" * 64, "avgpool", "p")
+    parts = [part_of(path, rank, 2) for rank in range(2)]
+    for part, weights in zip(parts, ("a" * 64, "b" * 64), strict=True):
+        writer = FeatureWriter(part, replace(header, weights_sha256=weights), rows=3, dim=2)
+        writer.append(np.zeros((3, 2), np.float32), ["key"] * 3, [{}] * 3)
+        writer.close()
+    with pytest.raises(InputError, match=r"r00001-of-00002.part: of another extraction \(its weights_sha256"):
+        finish(path, parts, header, 6)
+    assert not path.exists()
+
+
+def test_a_rank_with_other_weights_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather(found: list[object], mine: object) -> None:
+        found[:] = [mine, mine, ("node-b", {"weights": "0" * 64, "index": "1" * 64})]
+
+    monkeypatch.setattr("seerctl.features.ranks.dist.all_gather_object", gather)
+    with pytest.raises(EnvironmentFault, match=r"rank 2 on node-b has weights 0000000000000000, rank 0 on .* ffffffff"):
+        Ranks(0, 3).agree({"weights": "f" * 64, "index": "1" * 64})
+    Ranks(0, 1).agree({"weights": ""})
 
 
 def test_shares_of_ranks_cover_the_batches_once() -> None:
