@@ -66,7 +66,7 @@ from seerctl.options import SeerCommand, data, loads_code, output_path, overwrit
 @launch_options
 @click.pass_context
 def extract(
-    context: click.Context, *, model: str, data: str, output: Path, nodes: int, gpus_per_node: int | None,
+    context: click.Context, /, *, model: str, data: str, output: Path, nodes: int, gpus_per_node: int | None,
     launcher: Any, **settings: Any,
 ) -> int:  # fmt: skip
     """Write the features of every sample, in the order of the index, with keys and metadata.
