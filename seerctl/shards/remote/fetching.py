@@ -66,15 +66,19 @@ class Fetching:
     def span(self, number: int, span: Span, *, wait: bool = True) -> Path | None:
         """Have some samples of a shard here, as a file of their own."""
         places = self.places(number, span)
-        name, size = f"{self.folder}/{self._span_path(number, span).name}", places[-1] - places[0]
+        name, size = self._span_name(number, span), places[-1] - places[0]
         return self.cache.get(
             name, size, lambda part: self._download_span(number, places, part), wait=wait, durable=False
         )  # fmt: skip
 
+    def span_path(self, number: int, span: Span) -> str:
+        """Where such a file is kept."""
+        return f"{self.cache.options.directory}/{self._span_name(number, span)}"
+
     def keep_span(self, number: int, span: Span) -> None:
         """If the samples are here already: they will be needed soon."""
         with contextlib.suppress(FileNotFoundError):
-            os.utime(self._span_path(number, span))
+            os.utime(self.span_path(number, span))
 
     def places(self, number: int, span: Span) -> array.array[int]:
         """Where the samples [first, end) of a shard begin in it, and where the last of them ends."""
@@ -88,9 +92,8 @@ class Fetching:
     def _offsets_size(self, number: int) -> int:
         return 8 * (int(self.entries[number]["nsamples"]) + 1)
 
-    def _span_path(self, number: int, span: Span) -> Path:
-        path = self.path(number)
-        return path.with_name(f"{path.name}.{span[0]}-{span[1]}")
+    def _span_name(self, number: int, span: Span) -> str:
+        return f"{self.folder}/{self.entries[number]['url']}.{span[0]}-{span[1]}"
 
     def _download(self, number: int, part: Path) -> None:
         """Fetch what is missing of a shard in `part`; once more from its start where the hash is another."""

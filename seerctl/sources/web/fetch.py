@@ -192,6 +192,8 @@ class Fetcher:
         """
         with self.answer(target, Want(1 << 62, heed=False, span=span)) as (response, deadline):
             yield response, io.BufferedReader(_Stream(response, deadline, _decoder(response)), _PIECE)
+            if response.length == 0:  # read to its end, which reading by pieces does not notice
+                response.close()
 
     def _robots_text(self, target: Target) -> bytes:
         want = Want(1 << 62, heed=False)  # longer ones are cut
