@@ -15,7 +15,7 @@ from seerctl.train.parallel import assemble
 
 SHIPPED = [
     "10b", "128gf", "16gf", "256gf", "256gf-5088", "32gf", "64gf", "8gf", "cifar", "cifar-finetune", "cifar-supervised",
-    "finetune", "finetune-few", "nano", "supervised",
+    "finetune", "finetune-few", "nano", "resnet50", "resnet50-256", "supervised",
 ]  # fmt: skip
 
 

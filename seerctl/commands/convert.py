@@ -40,12 +40,12 @@ def convert(
     overwrite: bool,
     output_format: str,
 ) -> None:
-    """Rewrite a RegNet under the names of another library, or a feature file in another format, value by value.
+    """Rewrite a RegNet or ResNet under another library's names, or a feature file in another format, value by value.
 
     IN is recognised by its tensors' names and shapes: a checkpoint of VISSL (SEER's; consolidated, or the list of its
-    shards or slices), a state dict of torchvision or timm, a model of Hugging Face, a file or a run of seerctl, or one
-    of a run's checkpoints. No code in it is ever run. A safetensors file is written piece by piece: the model need not
-    fit in memory.
+    shards or slices) or SwAV, a state dict of torchvision or timm, a model of Hugging Face, a file or a run of seerctl,
+    or one of a run's checkpoints. No code in it is ever run. A safetensors file is written piece by piece: the model
+    need not fit in memory.
 
     Features, an HDF5 file of 'extract', become npz (numpy.load) or Parquet (pandas.read_parquet), by the name of the
     output.
@@ -75,7 +75,7 @@ def _text(done: Converted) -> str:
     widths, depths = ("/".join(map(str, part)) for part in (done.widths, done.depths))
     rows = {
         "read": f"{done.layout}: {done.input}",
-        "model": f"RegNet '{done.size}', widths {widths}, depths {depths}",
+        "model": f"{done.family} '{done.size}', widths {widths}, depths {depths}",
         "head": done.head,
         "parameters": f"{done.parameters:,}",
         "written": f"{done.to}: {done.output}, {done.bytes:,} bytes",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seerctl.errors import InputError, UsageError, did_you_mean
 from seerctl.features.pooling import Tokens, Value
 from seerctl.model.heads import SwAVHead
-from seerctl.model.regnet import Trunk
+from seerctl.model.trunk import Trunk
 
 AVGPOOL = "avgpool"
 HEAD = "head"

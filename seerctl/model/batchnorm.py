@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from seerctl.model.regnet import NormLayer
+from seerctl.model.stages import NormLayer
 
 Group = dist.ProcessGroup
 

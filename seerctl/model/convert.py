@@ -18,19 +18,20 @@ import torch
 from seerctl import __version__
 from seerctl.errors import InputError, UsageError
 from seerctl.files import atomic_write, blame, claim, sha256_file
-from seerctl.model.layouts import names
+from seerctl.model.layouts import names, resnets
 from seerctl.model.layouts.entries import Entry
+from seerctl.model.layouts.layout import Layout
 from seerctl.model.layouts.source import Source, open_source
-from seerctl.model.sizes import name_of
+from seerctl.model.sizes import Size, family_of, name_of
 from seerctl.model.weights import FORMAT
 
 Target = Literal["seerctl", "torchvision", "vissl", "timm", "hf"]
-TARGETS: dict[Target, names.Layout] = {
-    "seerctl": names.SEERCTL,
-    "torchvision": names.TORCHVISION,
-    "vissl": names.VISSL,
-    "timm": names.TIMM,
-    "hf": names.HF,
+TARGETS: dict[Target, tuple[Layout, ...]] = {  # one for each family of trunks
+    "seerctl": (names.SEERCTL, resnets.SEERCTL),
+    "torchvision": (names.TORCHVISION, resnets.TORCHVISION),
+    "vissl": (names.VISSL, resnets.VISSL),
+    "timm": (names.TIMM, resnets.TIMM),
+    "hf": (names.HF, resnets.HF),
 }
 SAFETENSORS, TORCH = ".safetensors", (".pth", ".pt", ".torch", ".bin")
 _DTYPES = {
@@ -45,6 +46,7 @@ class Converted:
 
     input: str
     layout: str
+    family: str
     size: str
     widths: tuple[int, ...]
     depths: tuple[int, ...]
@@ -74,7 +76,7 @@ def convert(
 
     Raises:
         UsageError: output that exists or of an unknown kind, or a head that the layout has no place for.
-        InputError: a source that is damaged, no RegNet, or names code.
+        InputError: a source that is damaged, no trunk of ours, or names code.
         EnvironmentFault: the output could not be written.
     """
     if output.suffix not in (SAFETENSORS, *TORCH):
@@ -86,7 +88,7 @@ def convert(
     if keep_head and source.unknown:
         raise InputError(f"{source.path}: its head is not known: {names.listing(source.unknown)}", "Pass --head drop")
     trunk, head = source.trunk, source.head if keep_head else {}
-    trunk_names, head_names = names.rename(trunk, head, TARGETS[to])
+    trunk_names, head_names = names.rename(trunk, head, _layout(to, source.size))
     digest = source.sha256
     metadata = _metadata(source, head, to, digest)
     renamed = {trunk_names[key]: entry for key, entry in trunk.items()}
@@ -101,6 +103,7 @@ def convert(
     return Converted(
         input=str(source.path),
         layout=source.layout,
+        family=family_of(source.size),
         size=name_of(source.size),
         widths=source.size.widths,
         depths=source.size.depths,
@@ -114,6 +117,10 @@ def convert(
         source_sha256=digest,
         sha256=written,
     )
+
+
+def _layout(to: Target, size: Size) -> Layout:
+    return next(layout for layout in TARGETS[to] if layout.family == family_of(size))
 
 
 def _metadata(source: Source, head: Mapping[str, Entry], to: Target, digest: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seerctl.model.regnet import Trunk
+from seerctl.model.trunk import Trunk
 
 
 class Prediction(NamedTuple):

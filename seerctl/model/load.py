@@ -14,9 +14,10 @@ from torchvision.models import get_model_weights
 
 from seerctl.errors import EnvironmentFault, InputError, did_you_mean
 from seerctl.model.init import fill, init_weights
-from seerctl.model.regnet import Trunk, build_trunk
-from seerctl.model.sizes import TORCHVISION_SIZES, RegNetSize, name_of
-from seerctl.model.weights import check_size, load_into, load_weights, size_of, state_sha256
+from seerctl.model.shapes import size_of
+from seerctl.model.sizes import TORCHVISION_SIZES, Size, model_name, name_of
+from seerctl.model.trunk import Trunk, build_trunk
+from seerctl.model.weights import check_size, load_into, load_weights, state_sha256
 
 WEIGHTS_FILE = "weights.safetensors"
 TORCHVISION = "torchvision:"
@@ -61,7 +62,7 @@ def load_model(spec: str) -> LoadedModel:
     return _from_file(Path(spec), name="")
 
 
-def fill_model(model: nn.Module, path: Path, size: RegNetSize, facts: Mapping[str, str] | None = None) -> bool:
+def fill_model(model: nn.Module, path: Path, size: Size, facts: Mapping[str, str] | None = None) -> bool:
     """Fill trunk and head of a model in training, sharded or not, from a run or a file; whether the head was taken.
 
     The head is taken where all its shapes are the model's and the file's metadata agrees with `facts` (a classifier of
@@ -86,11 +87,11 @@ def fill_model(model: nn.Module, path: Path, size: RegNetSize, facts: Mapping[st
     return same
 
 
-def size_in(path: Path) -> RegNetSize:
+def size_in(path: Path) -> Size:
     """The size of the trunk in a run or a file, from its shapes alone.
 
     Raises:
-        InputError: no such file, damaged, or no RegNet is in it.
+        InputError: no such file, damaged, or no trunk of ours is in it.
     """
     from seerctl.model.layouts.source import open_source  # noqa: PLC0415  # which knows runs by this module
 
@@ -105,7 +106,7 @@ def _from_file(path: Path, name: str) -> LoadedModel:
         trunk = build_trunk(source.size)
     trunk.to_empty(device="cpu")
     load_into(trunk, {key: entry.mapped() for key, entry in source.trunk.items()}, str(path))
-    return _loaded(trunk, name or f"regnet_y_{name_of(source.size)}", source.sha256, source.metadata)
+    return _loaded(trunk, name or model_name(source.size), source.sha256, source.metadata)
 
 
 def _from_torchvision(name: str, weights: str) -> LoadedModel:

@@ -1,8 +1,9 @@
-"""RegNetY sizes by explicit stage widths: the numbers that checkpoints carry, rather than the formula behind them.
+"""RegNet and ResNet sizes by explicit stage widths: the numbers that checkpoints carry, rather than formulas.
 
-The generating formula (depth, w_0, w_a, w_m) is not used, because two libraries round its result differently:
+RegNet's generating formula (depth, w_0, w_a, w_m) is not used, because two libraries round its result differently:
 torchvision's `BlockParams.from_init_params` widens the first stage of 8GF from 168 to 224.
-Sources: Goyal et al. 2021 (arXiv 2103.01988), Goyal et al. 2022 (arXiv 2202.08360), ClassyVision's RegNet.
+Sources: Goyal et al. 2021 (arXiv 2103.01988), Goyal et al. 2022 (arXiv 2202.08360), ClassyVision's RegNet; He et al.
+2016 (arXiv 1512.03385, table 1) for ResNet-50.
 """
 
 from __future__ import annotations
@@ -36,11 +37,54 @@ class RegNetSize:
         return f"widths {'/'.join(map(str, self.widths))}, depths {'/'.join(map(str, self.depths))}"
 
 
+@dataclass(frozen=True, slots=True)
+class ResNetSize:
+    """One ResNet of bottleneck blocks: blocks per stage, channels that leave a stage, channels of its 3x3 convolutions.
+
+    `group_widths`: channels per group of the 3x3 convolutions; all of them in a ResNet, fewer in a ResNeXt.
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    inner_widths: tuple[int, ...]
+    group_widths: tuple[int, ...]
+    stem_width: int = 64
+
+    def __post_init__(self) -> None:
+        if len({len(part) for part in (self.depths, self.widths, self.inner_widths, self.group_widths)}) != 1:
+            raise ValueError("depths, widths, inner_widths and group_widths need one value per stage")
+        if not self.depths:
+            raise ValueError("a ResNet needs at least one stage")
+        for stage, (width, inner, group) in enumerate(
+            zip(self.widths, self.inner_widths, self.group_widths, strict=True)
+        ):
+            if group < 1 or inner % group:
+                raise ValueError(f"a stage of inner width {inner} cannot be split into groups of {group}")
+            planes, groups, base = self.planes(stage)
+            if width % _EXPANSION or int(planes * (base / 64.0)) * groups != inner:
+                raise ValueError(f"a stage of width {width} and inner width {inner} is no bottleneck's")
+
+    def planes(self, stage: int) -> tuple[int, int, float]:
+        """Planes, groups and base width by which torchvision's `Bottleneck` makes these widths."""
+        planes, groups = self.widths[stage] // _EXPANSION, self.inner_widths[stage] // self.group_widths[stage]
+        return planes, groups, 64.0 * self.group_widths[stage] / planes if planes else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"widths {'/'.join(map(str, self.widths))}, inner widths {'/'.join(map(str, self.inner_widths))}, "
+            f"depths {'/'.join(map(str, self.depths))}"
+        )
+
+
+Size = RegNetSize | ResNetSize
+_EXPANSION = 4  # what leaves a bottleneck over torchvision's planes
+
+
 def _size(depths: tuple[int, ...], widths: tuple[int, ...], group: int) -> RegNetSize:
     return RegNetSize(depths, widths, tuple(min(group, width) for width in widths))
 
 
-SIZES: dict[str, RegNetSize] = {
+SIZES: dict[str, Size] = {
     "micro": RegNetSize((1, 1, 1, 1), (16, 24, 32, 64), (8, 8, 8, 8), stem_width=16),  # for tests: seconds on one core
     "pico": _size((1, 1, 2, 1), (32, 64, 160, 384), 16),  # 0.55 M parameters: the CPU recipes
     "nano": _size((1, 2, 6, 2), (32, 64, 160, 384), 16),  # 1.35 M parameters
@@ -56,22 +100,27 @@ SIZES: dict[str, RegNetSize] = {
     "256gf": _size((2, 7, 17, 1), (746, 1492, 4103, 10444), 373),  # SEER 2021; VISSL's "256gf_1"
     "256gf-5088": _size((3, 7, 16, 1), (640, 1696, 2544, 5088), 848),  # what ClassyVision and HF call 256GF
     "10b": _size((2, 7, 17, 1), (2020, 4040, 11110, 28280), 1010),  # SEER 2022
+    "resnet-micro": ResNetSize(
+        (1, 2, 1, 1), (32, 48, 64, 96), (8, 12, 16, 24), (8, 12, 16, 24), stem_width=16
+    ),  # tests
+    "resnet50": ResNetSize((3, 4, 6, 3), (256, 512, 1024, 2048), (64, 128, 256, 512), (64, 128, 256, 512)),
 }
+_REGNETS: dict[str, RegNetSize] = {name: size for name, size in SIZES.items() if isinstance(size, RegNetSize)}
 
 # What torchvision builds under each of its names; its 8GF is not ClassyVision's (see above).
-TORCHVISION_SIZES: dict[str, RegNetSize] = {
-    "regnet_y_400mf": SIZES["400mf"],
-    "regnet_y_800mf": SIZES["800mf"],
-    "regnet_y_1_6gf": SIZES["1.6gf"],
-    "regnet_y_3_2gf": SIZES["3.2gf"],
+TORCHVISION_SIZES: dict[str, Size] = {
+    "regnet_y_400mf": _REGNETS["400mf"],
+    "regnet_y_800mf": _REGNETS["800mf"],
+    "regnet_y_1_6gf": _REGNETS["1.6gf"],
+    "regnet_y_3_2gf": _REGNETS["3.2gf"],
     "regnet_y_8gf": _size((2, 4, 10, 1), (224, 448, 896, 2016), 56),
-    "regnet_y_16gf": SIZES["16gf"],
-    "regnet_y_32gf": SIZES["32gf"],
-    "regnet_y_128gf": SIZES["128gf"],
+    "regnet_y_16gf": _REGNETS["16gf"],
+    "regnet_y_32gf": _REGNETS["32gf"],
+    "regnet_y_128gf": _REGNETS["128gf"],
 }
 
 
-def size_named(name: str) -> RegNetSize:
+def size_named(name: str) -> Size:
     """The size called `name`.
 
     Raises:
@@ -82,6 +131,17 @@ def size_named(name: str) -> RegNetSize:
     return SIZES[name]
 
 
-def name_of(size: RegNetSize) -> str:
+def name_of(size: Size) -> str:
     """The name of `size`, or its widths where it has none."""
-    return next((name for name, known in SIZES.items() if known == size), "w" + "-".join(map(str, size.widths)))
+    prefix = "resnet-w" if isinstance(size, ResNetSize) else "w"
+    return next((name for name, known in SIZES.items() if known == size), prefix + "-".join(map(str, size.widths)))
+
+
+def family_of(size: Size) -> str:
+    """ "RegNet" or "ResNet"."""
+    return "ResNet" if isinstance(size, ResNetSize) else "RegNet"
+
+
+def model_name(size: Size) -> str:
+    """What features and reports call a trunk of `size`, as torchvision does: regnet_y_128gf, resnet50."""
+    return name_of(size) if isinstance(size, ResNetSize) else f"regnet_y_{name_of(size)}"

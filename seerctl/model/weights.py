@@ -6,7 +6,6 @@ String metadata of the file: `size, seerctl, step, recipe` (TOML text), `index_s
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,9 @@ from torch import Tensor, nn
 
 from seerctl.errors import EnvironmentFault, InputError
 from seerctl.files import blame, commit
-from seerctl.model.sizes import RegNetSize, name_of
+from seerctl.model.sizes import Size, family_of, name_of
 
 FORMAT = "seerctl-weights-v1"
-_BLOCK = re.compile(r"trunk_output\.block(\d+)\.block\d+-(\d+)\.f\.(b\.0|se\.fc1)\.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,51 +49,13 @@ def load_weights(path: Path) -> Weights:
     """The tensors in a file of any layout that `seerctl.model.layouts` knows, under our names, mapped from the file.
 
     Raises:
-        InputError: no such file, damaged, holds pickled code, or no RegNet is in it.
+        InputError: no such file, damaged, holds pickled code, or no trunk of ours is in it.
     """
     from seerctl.model.layouts.source import open_source  # noqa: PLC0415  # which checks sizes with this module
 
     source = open_source(path)
     trunk, head = ({key: entry.mapped() for key, entry in part.items()} for part in (source.trunk, source.head))
     return Weights(trunk, head, source.metadata)
-
-
-def size_of(trunk: Mapping[str, Tensor], where: str) -> RegNetSize:
-    """The size of a trunk, from the shapes of its tensors: names do not count, since two models are called 256GF.
-
-    Raises:
-        InputError: the shapes are no RegNet's.
-    """
-    groups: dict[tuple[int, int], tuple[int, int]] = {}
-    squeezes: dict[tuple[int, int], int] = {}
-    for key, tensor in trunk.items():
-        if match := _BLOCK.fullmatch(key):
-            block = int(match[1]), int(match[2])
-            if match[3] == "b.0":
-                groups[block] = tensor.shape[0], tensor.shape[1]
-            else:
-                squeezes[block] = tensor.shape[0]
-    stages = sorted({stage for stage, _ in groups})
-    if "stem.0.weight" not in trunk or stages != list(range(1, len(stages) + 1)) or not stages:
-        raise InputError(f"{where}: the shapes in it are no RegNet's")
-    stem = trunk["stem.0.weight"].shape[0]
-    ratio = _se_ratio(squeezes.get((1, 0)), stem)
-    try:
-        return RegNetSize(
-            depths=tuple(sum(stage == block[0] for block in groups) for stage in stages),
-            widths=tuple(groups[stage, 0][0] for stage in stages),
-            group_widths=tuple(groups[stage, 0][1] for stage in stages),
-            se_ratio=ratio,
-            stem_width=stem,
-        )
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{where}: the shapes in it are no RegNet's ({error})") from None
-
-
-def _se_ratio(squeeze: int | None, width_in: int) -> float | None:
-    if squeeze is None:
-        return None
-    return 0.25 if squeeze == round(0.25 * width_in) else squeeze / width_in
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -116,7 +76,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
     module.load_state_dict(dict(state), strict=False)
 
 
-def check_size(found: RegNetSize, wanted: RegNetSize, where: str) -> None:
+def check_size(found: Size, wanted: Size, where: str) -> None:
     """Nothing, if the two are equal.
 
     Raises:
@@ -124,7 +84,8 @@ def check_size(found: RegNetSize, wanted: RegNetSize, where: str) -> None:
     """
     if found != wanted:
         raise InputError(
-            f"{where}: holds a RegNet '{name_of(found)}' ({found}), but '{name_of(wanted)}' ({wanted}) is wanted",
+            f"{where}: holds a {family_of(found)} '{name_of(found)}' ({found}), "
+            f"but '{name_of(wanted)}' ({wanted}) is wanted",
             "Name weights of that size",
         )
 

@@ -24,8 +24,8 @@ from seerctl.errors import UsageError
 from seerctl.model.batchnorm import norm_layer
 from seerctl.model.heads import Classifier, ClassifierHead, Model, SwAVHead, SwAVModel
 from seerctl.model.init import init_weights
-from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import size_named
+from seerctl.model.trunk import build_trunk
 from seerctl.recipe import ModelConfig, ParallelConfig, Recipe
 from seerctl.train.objectives.swav import normalise_rows, prototypes_of
 from seerctl.train.planner.recompute import Chunk
@@ -121,8 +121,8 @@ def checkpoint_blocks(model: Model, wrapper: str, chunks: Sequence[Chunk] | None
     A chunk is the (first, last) of its blocks, all of one stage: only what enters it is kept. Names of parameters stay.
     """
     start = 0
-    for stage in model.trunk.trunk_output:
-        blocks = list(stage)
+    for stage in model.trunk.stages:
+        blocks = list(stage.children())
         end = start + len(blocks)
         mine = [(number, number) for number in range(start, end)] if chunks is None else chunks
         inside = [(first - start, last - start) for first, last in mine if start <= first < end]

@@ -27,8 +27,8 @@ from seerctl.features.extractor import Options, extract
 from seerctl.features.layers import Layer
 from seerctl.features.models import load_frozen
 from seerctl.model.init import init_weights
-from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import SIZES
+from seerctl.model.trunk import build_trunk
 from seerctl.model.weights import save_weights
 from seerctl.shards.index import ShardSet
 from tests.bench.measure import in_turn

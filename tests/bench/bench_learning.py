@@ -95,8 +95,8 @@ def peer(folder: Path, seed: int, output: Path) -> None:
     from lightly.transforms import SwaVTransform
     from torch import nn
 
-    from seerctl.model.regnet import build_trunk
     from seerctl.model.sizes import size_named
+    from seerctl.model.trunk import build_trunk
     from seerctl.model.weights import save_weights
     from seerctl.recipe import load_recipe
     from seerctl.train.world import computes_in_bf16

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from seerctl.model.heads import SwAVHead, SwAVModel
-from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import SIZES
+from seerctl.model.trunk import build_trunk
 from seerctl.train.objectives.swav import SwAV
 from tests.bench.measure import in_turn
 

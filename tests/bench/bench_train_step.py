@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from seerctl.cli import run as seerctl
-from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import size_named
+from seerctl.model.trunk import build_trunk
 from seerctl.recipe import Recipe, load_recipe
 from seerctl.shards.index import ShardSet
 from seerctl.train.run import RunDirectory

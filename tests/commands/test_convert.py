@@ -16,7 +16,7 @@ from seerctl.cli import cli
 from seerctl.errors import ExitCode
 from seerctl.files import sha256_file
 from seerctl.model.load import fill_model, load_model, size_in
-from seerctl.model.regnet import build_trunk
+from seerctl.model.trunk import build_trunk
 from seerctl.model.weights import save_weights
 from tests.model import layout_files as files
 
@@ -60,7 +60,7 @@ def test_the_first_line_of_a_refusal_says_what_to_do(seerctl: Run, run: Path, tm
     (tmp_path / "there.safetensors").write_text("kept")
     for arguments, code, message in [
         ([tmp_path / "absent", "-o", tmp_path / "o.safetensors"], ExitCode.INPUT, "absent: no such file"),
-        ([tmp_path / "resnet.pth", "-o", tmp_path / "o.safetensors"], ExitCode.INPUT, "holds no RegNet trunk"),
+        ([tmp_path / "resnet.pth", "-o", tmp_path / "o.safetensors"], ExitCode.INPUT, "holds no RegNet or ResNet"),
         ([tmp_path / "cut.safetensors", "-o", tmp_path / "o.safetensors"], ExitCode.INPUT, "not a whole safetensors"),
         ([run, "-o", tmp_path / "there.safetensors"], ExitCode.USAGE, "exists already"),
         ([run, "-o", tmp_path / "o.npz"], ExitCode.USAGE, "its name says no kind of file"),

@@ -16,8 +16,8 @@ import torch
 
 from seerctl.commands.extract import extract as extract_command
 from seerctl.features.store import FeatureFile
-from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import SIZES
+from seerctl.model.trunk import build_trunk
 from seerctl.model.weights import save_weights
 from tests.feature_files import picture_shards
 

@@ -42,6 +42,7 @@ CASES = {
     "chunks_fairscale": ("model.size=nano", "parallel.activation_checkpointing=dp"),
     "chunks_torch": ("model.size=nano", "parallel.activation_checkpointing=dp", "parallel.checkpoint_wrapper=torch"),
     "node": ("parallel.shard=node", "parallel.reshard_after_forward=false"),
+    "resnet": ("model.size=resnet-micro", "parallel.activation_checkpointing=block"),
     "head_norm": ("model.head_batchnorm=true",),
     "adamw": ("optim.name=adamw", "optim.larc=false", "optim.lr=1e-4", "optim.no_decay=['bias', 'norm']"),
     "pad": ("loss.small_crops=pad",),

@@ -27,7 +27,7 @@ from tests.training import make_labelled, make_shards, small_recipe
 
 pytestmark = pytest.mark.distributed
 REPOSITORY = Path(__file__).resolve().parents[2]
-EXACT = ["none", "fairscale", "torch", "node", "head_norm", "pad", "queue", "sgd", "supervised"]
+EXACT = ["none", "fairscale", "torch", "node", "resnet", "head_norm", "pad", "queue", "sgd", "supervised"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from torch import nn
 
 from seerctl.features.extractor import Extracted
 from seerctl.model.heads import SwAVHead, SwAVModel
-from seerctl.model.regnet import build_trunk
+from seerctl.model.trunk import build_trunk
 from seerctl.model.weights import save_weights
 from tests.extraction import COUNT, TINY, run
 from tests.feature_files import picture_shards

@@ -31,7 +31,7 @@ from seerctl.features.ranks import Ranks
 from seerctl.features.store import FeatureFile
 from seerctl.features.writer import FeatureWriter, finish, part_of, sidecar
 from seerctl.model.load import load_model
-from seerctl.model.regnet import build_trunk
+from seerctl.model.trunk import build_trunk
 from seerctl.model.weights import save_weights
 from seerctl.shards.index import ShardSet
 from seerctl.train.signals import STOP_FILE

@@ -28,9 +28,10 @@ from seerctl.model.convert import Target, convert
 from seerctl.model.layouts import names
 from seerctl.model.layouts.source import open_source
 from seerctl.model.load import load_model
-from seerctl.model.regnet import batch_norm, build_trunk
+from seerctl.model.shapes import size_of
 from seerctl.model.sizes import SIZES
-from seerctl.model.weights import save_weights, size_of
+from seerctl.model.trunk import batch_norm, build_trunk
+from seerctl.model.weights import save_weights
 from tests.model import layout_files as files
 
 LAYOUTS: dict[Target, str] = {"torchvision": "torchvision", "timm": "timm", "hf": "hf", "vissl": "vissl"}
@@ -493,7 +494,8 @@ def test_wrong_files_are_named_in_one_line(tmp_path: Path, swav: Path) -> None:
         "absent.pth": "no such file",
         "empty": r"holds no weights.safetensors",
         "text.safetensors": "not a whole safetensors file",
-        "resnet.pth": r"holds no RegNet trunk; its first keys are 'layer1.0.conv1.weight', 'fc.weight', 'a' and 1 more",
+        "resnet.pth": r"holds no RegNet or ResNet trunk; its first keys are 'layer1.0.conv1.weight', 'fc.weight', 'a' "
+        "and 1 more",
         "more.pth": "a torchvision RegNet with keys of something else: 'mixer.weight'",
         "less.pth": r"'trunk_output.block2.block2-0.f.c.1.running_var' is missing",
         "other.pth": r"has shape \[32, 33, 1, 1\], this model's is \[32, 32, 1, 1\]",

@@ -11,8 +11,8 @@ from torchvision.models import regnet
 from seerctl.errors import UsageError
 from seerctl.model.heads import SwAVHead, SwAVModel
 from seerctl.model.init import init_weights
-from seerctl.model.regnet import Trunk, build_trunk
 from seerctl.model.sizes import SIZES, TORCHVISION_SIZES, RegNetSize, name_of, size_named
+from seerctl.model.trunk import Trunk, build_trunk
 
 # Goyal et al. 2021 and 2022, counted with ClassyVision's models (see README, sizes).
 TRUNK_PARAMETERS = {

@@ -14,9 +14,10 @@ from seerctl.errors import EnvironmentFault, InputError
 from seerctl.files import sha256_file
 from seerctl.model.init import init_weights
 from seerctl.model.load import load_model
-from seerctl.model.regnet import Trunk, build_trunk
+from seerctl.model.shapes import size_of
 from seerctl.model.sizes import SIZES
-from seerctl.model.weights import check_size, save_weights, size_of
+from seerctl.model.trunk import Trunk, build_trunk
+from seerctl.model.weights import check_size, save_weights
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_files_that_are_no_models(tmp_path: Path, run: Path) -> None:
     for name, message in {
         "cut.safetensors": "not a whole safetensors file",
         "empty.safetensors": "not a whole safetensors file",
-        "other.safetensors": "holds no RegNet trunk",
+        "other.safetensors": "holds no RegNet or ResNet trunk",
         "holes.safetensors": r"'trunk_output.block2.block2-0.f.c.0.weight' is missing",
         "shapes.safetensors": r"has shape \[24, 25, 1, 1\], this model's is \[24, 24, 1, 1\]",
         "absent.safetensors": "no such file",

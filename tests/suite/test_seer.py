@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from seerctl.model.init import init_weights
-from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import SIZES
+from seerctl.model.trunk import build_trunk
 from seerctl.model.weights import save_weights
 from seerctl.suite.needs import find_model, missing
 from seerctl.suite.runner import Plan, run_suite

@@ -21,8 +21,8 @@ from seerctl.augment.multicrop import MultiCrop
 from seerctl.cli import run
 from seerctl.errors import InputError, UsageError
 from seerctl.features.store import FeatureFile
-from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import RegNetSize
+from seerctl.model.trunk import build_trunk
 from seerctl.model.weights import load_weights, save_weights
 from seerctl.predictions import read_predictions
 from seerctl.recipe import load_recipe

@@ -20,8 +20,8 @@ from seerctl.errors import InputError, Saved, UsageError
 from seerctl.model.convert import convert
 from seerctl.model.heads import Classifier, ClassifierHead
 from seerctl.model.init import init_weights
-from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import SIZES
+from seerctl.model.trunk import build_trunk
 from seerctl.model.weights import load_weights
 from seerctl.predictions import read_predictions
 from seerctl.recipe import differences, dump, load_recipe, resolved

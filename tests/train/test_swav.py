@@ -14,8 +14,8 @@ from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
 from torch import Tensor, nn
 
 from seerctl.model.heads import SwAVHead, SwAVModel
-from seerctl.model.regnet import build_trunk
 from seerctl.model.sizes import SIZES
+from seerctl.model.trunk import build_trunk
 from seerctl.train.objectives import swav
 from seerctl.train.objectives.swav import (
     Queue,

@@ -1,4 +1,4 @@
-"""Who calls what how: the tensor names of a RegNet in five layouts, each a bijection with torchvision's.
+"""Who calls what how: the tensor names of a RegNet in five layouts (those of a ResNet: `resnets`), and which one is it.
 
 Sources: torchvision.models.regnet; VISSL's trunks `regnet` and `regnet_fsdp` and its SwAV and linear heads; timm's
 `regnet.py`; transformers' `modeling_regnet.py`. A head is either SwAV's (`projection.*`, `prototypes.*`) or one linear
@@ -8,14 +8,13 @@ classifier (`clf.0.*`); every layout has a place for the second, only ours and V
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from seerctl.errors import InputError, UsageError
+from seerctl.model.layouts import resnets
+from seerctl.model.layouts.layout import CLASSIFIER, SWAV_OF_VISSL, Layout
 
 SHOWN = 3  # unknown keys that an error names
-_LEAF = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 # Wrappers leave their own names inside those of the tensors: fairscale's and torch's FSDP, activation checkpoints,
 # torch.compile, VISSL's feature extractor, DistributedDataParallel.
 _WRAPPERS = {
@@ -23,67 +22,8 @@ _WRAPPERS = {
 }  # fmt: skip
 
 
-class Place(NamedTuple):
-    """One tensor of a trunk: stage from 1 and block from 0 (the stem has neither), module in torchvision's name."""
-
-    stage: int
-    block: int
-    module: str
-    leaf: str
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The names of one library.
-
-    `modules` maps torchvision's modules to its own; `block` writes a block's prefix and `pattern` reads it (groups
-    `stage` and `block`, counted from `first`); `heads` maps prefixes of our head's names to its own; `aliases` are
-    other names that are read, but never written.
-    """
-
-    title: str
-    modules: Mapping[str, str]
-    block: Callable[[int, int], str]
-    pattern: re.Pattern[str]
-    first: tuple[int, int]
-    heads: Mapping[str, str]
-    aliases: Mapping[str, str] = field(default_factory=dict)
-
-    def place(self, key: str) -> Place | None:
-        """What the trunk's tensor called `key` is, or None."""
-        found = self.pattern.match(key)
-        stage, block = (int(found["stage"]), int(found["block"])) if found else (0, 0)
-        if found and found.groupdict().get("again", found["stage"]) not in (None, found["stage"]):
-            return None  # VISSL repeats the stage's number
-        module, _, leaf = key[found.end() if found else 0 :].rpartition(".")
-        name = next((ours for ours, theirs in self.modules.items() if theirs == module), self.aliases.get(module))
-        if name is None or not re.fullmatch(_LEAF, leaf) or name.startswith("stem") != (found is None):
-            return None
-        return Place(stage - self.first[0] + 1, block - self.first[1], name, leaf) if found else Place(0, 0, name, leaf)
-
-    def key(self, place: Place) -> str:
-        """The name of the trunk's tensor at `place`."""
-        prefix = self.block(place.stage, place.block) if place.stage else ""
-        return f"{prefix}{self.modules[place.module]}.{place.leaf}"
-
-    def head_in(self, key: str) -> str | None:
-        """Our name of the head's tensor called `key`, or None."""
-        for ours, theirs in self.heads.items():
-            if key.startswith(theirs):
-                return ours + key.removeprefix(theirs)
-        return None
-
-    def head_out(self, key: str) -> str | None:
-        """The name of our head's tensor `key`, or None where the layout has no place for it."""
-        for ours, theirs in self.heads.items():
-            if key.startswith(ours):
-                return theirs + key.removeprefix(ours)
-        return None
-
-
 _OURS = ("stem.0", "stem.1", "proj.0", "proj.1", "f.a.0", "f.a.1", "f.b.0", "f.b.1", "f.se.fc1", "f.se.fc2",
          "f.c.0", "f.c.1")  # fmt: skip
-_CLASSIFIER = "clf.0."
 
 
 def _modules(*theirs: str) -> dict[str, str]:
@@ -96,7 +36,7 @@ TORCHVISION = Layout(
     lambda stage, block: f"trunk_output.block{stage}.block{stage}-{block}.",
     re.compile(r"trunk_output\.block(?P<stage>\d+)\.block(?P<again>\d+)-(?P<block>\d+)\."),
     (1, 0),
-    {_CLASSIFIER: "fc."},
+    {CLASSIFIER: "fc."},
 )
 SEERCTL = Layout(
     "seerctl",
@@ -116,7 +56,7 @@ VISSL = Layout(
         r"(?:_feature_blocks\.)?res\d+\.(?:block(?P<again>\d+)-part\d+\.)?block(?P<stage>\d+)-(?P<block>\d+)\."
     ),
     (1, 0),
-    {"projection.": "0.projection_head.", "prototypes.": "0.prototypes0.", _CLASSIFIER: "0.clf.0."},
+    SWAV_OF_VISSL,
     {"conv1.stem.0": "stem.0", "conv1.stem.1": "stem.1"},
 )  # fmt: skip
 TIMM = Layout(
@@ -126,7 +66,7 @@ TIMM = Layout(
     lambda stage, block: f"s{stage}.b{block + 1}.",
     re.compile(r"s(?P<stage>\d+)\.b(?P<block>\d+)\."),
     (1, 1),
-    {_CLASSIFIER: "head.fc."},
+    {CLASSIFIER: "head.fc."},
 )  # fmt: skip
 HF = Layout(
     "Hugging Face",
@@ -137,12 +77,14 @@ HF = Layout(
     lambda stage, block: f"encoder.stages.{stage - 1}.layers.{block}.",
     re.compile(r"encoder\.stages\.(?P<stage>\d+)\.layers\.(?P<block>\d+)\."),
     (0, 0),
-    {_CLASSIFIER: "classifier.1."},
+    {CLASSIFIER: "classifier.1."},
     {"layer.2.convolution": "f.c.0", "layer.2.normalization": "f.c.1"},  # of a RegNetX
 )  # fmt: skip
-LAYOUTS = (SEERCTL, TORCHVISION, VISSL, TIMM, HF)
+LAYOUTS = (SEERCTL, TORCHVISION, VISSL, TIMM, HF, *resnets.LAYOUTS)
+# By family: whose names the trunk's tensors have with us, and that of the stem's weight.
+_OWN = {"RegNet": (TORCHVISION, "stem.0.weight"), "ResNet": (resnets.TORCHVISION, "conv1.weight")}
 _VISSL_PART = re.compile(r"trunk\.(?=_feature_blocks\.)|heads\.(?=\d)")  # of a VISSL state dict that was flattened
-_HEAD = re.compile(r"\d+\.|heads?\.|fc\.|classifier\.")
+_HEAD = re.compile(r"\d+\.|heads?\.|fc\.|classifier\.|projection_head\.|prototypes\.")
 
 
 def unwrap(key: str) -> str:
@@ -168,22 +110,23 @@ def recognise(keys: Iterable[str], where: str) -> tuple[Layout, dict[str, str], 
     best: tuple[Layout, dict[str, str]] | None = None
     for layout in LAYOUTS:
         known = {key: ours for key in names if (ours := _ours(layout, key)) is not None}
-        if "trunk.stem.0.weight" in known.values() and (best is None or len(known) > len(best[1])):
+        stem = f"trunk.{_OWN[layout.family][1]}"
+        if stem in known.values() and (best is None or len(known) > len(best[1])):
             best = layout, known
     if best is None:
         raise InputError(
-            f"{where}: holds no RegNet trunk; its first keys are {listing(names)}",
-            "Known layouts: VISSL, torchvision, timm, Hugging Face, seerctl",
+            f"{where}: holds no RegNet or ResNet trunk; its first keys are {listing(names)}",
+            "Known layouts: VISSL, torchvision, timm, Hugging Face, SwAV, seerctl",
         )
     unknown = [key for key in names if key not in best[1]]
     if len(set(best[1].values())) < len(best[1]):
-        raise InputError(f"{where}: names a tensor of its {best[0].title} RegNet twice")
+        raise InputError(f"{where}: names a tensor of its {best[0].title} {best[0].family} twice")
     return *best, unknown
 
 
 def _ours(layout: Layout, key: str) -> str | None:
     if (place := layout.place(key)) is not None:
-        return f"trunk.{TORCHVISION.key(place)}"
+        return f"trunk.{_OWN[layout.family][0].key(place)}"
     return f"head.{head}" if (head := layout.head_in(key)) is not None else None
 
 
@@ -193,7 +136,7 @@ def rename(trunk: Iterable[str], head: Iterable[str], layout: Layout) -> tuple[d
     Raises:
         UsageError: the layout has no place for the head.
     """
-    places = {key: TORCHVISION.place(key) for key in trunk}
+    places = {key: _OWN[layout.family][0].place(key) for key in trunk}
     named = {key: layout.key(place) for key, place in places.items() if place is not None}
     if layout is HF:
         if "f.se.fc1" not in {place.module for place in places.values() if place}:

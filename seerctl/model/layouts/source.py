@@ -19,9 +19,10 @@ from seerctl.model.layouts.entries import Entry, entry_of
 from seerctl.model.layouts.torchfile import load_torch, tensors_in
 from seerctl.model.layouts.vissl import is_vissl, read_vissl
 from seerctl.model.load import WEIGHTS_FILE
-from seerctl.model.regnet import build_trunk
-from seerctl.model.sizes import RegNetSize
-from seerctl.model.weights import FORMAT, size_of
+from seerctl.model.shapes import size_of
+from seerctl.model.sizes import Size, family_of
+from seerctl.model.trunk import build_trunk
+from seerctl.model.weights import FORMAT
 
 _SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _MOST_BLOCKS = 1000  # in all stages: SEER's 10B has 27
@@ -30,14 +31,14 @@ _ONE_FILE = (WEIGHTS_FILE, "model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A RegNet found in `path`: its size by shapes, trunk and head by our names without prefix.
+    """A trunk found in `path`: its size by shapes, trunk and head by our names without prefix.
 
     `unknown` are keys of a head that no layout knows; `metadata` is what the file says of itself, if it is ours.
     """
 
     path: Path
     layout: str
-    size: RegNetSize
+    size: Size
     trunk: dict[str, Entry]
     head: dict[str, Entry]
     unknown: tuple[str, ...]
@@ -61,7 +62,7 @@ def open_source(path: Path, *, unfinished: bool = False) -> Source:
     `unfinished`: of a run that has no weights yet, its newest checkpoint.
 
     Raises:
-        InputError: no such file, damaged, naming code, or no RegNet; the message names the first unknown keys.
+        InputError: no such file, damaged, naming code, or no trunk of ours; the message names the first unknown keys.
     """
     place = _place(path, unfinished)
     container, entries, metadata, files = _directory(place) if place.is_dir() else _file(place)
@@ -72,7 +73,9 @@ def open_source(path: Path, *, unfinished: bool = False) -> Source:
     layout, ours, unknown = names.recognise(plain, str(place))
     foreign = [key for key in unknown if not names.of_head(key)]
     if foreign:
-        raise InputError(f"{place}: a {layout.title} RegNet with keys of something else: {names.listing(foreign)}")
+        raise InputError(
+            f"{place}: a {layout.title} {layout.family} with keys of something else: {names.listing(foreign)}"
+        )
     trunk = {new.removeprefix("trunk."): plain[key] for key, new in ours.items() if new.startswith("trunk.")}
     head = {new.removeprefix("head."): plain[key] for key, new in ours.items() if new.startswith("head.")}
     size = _checked_size(trunk, str(place))
@@ -186,14 +189,14 @@ def _safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from None
 
 
-def _checked_size(trunk: Mapping[str, Entry], where: str) -> RegNetSize:
+def _checked_size(trunk: Mapping[str, Entry], where: str) -> Size:
     """The size of a trunk, every tensor of which is there and has its shape."""
     try:
         size = size_of({key: torch.empty(entry.shape, device="meta") for key, entry in trunk.items()}, where)
     except (IndexError, ZeroDivisionError, RuntimeError):
-        raise InputError(f"{where}: the shapes in it are no RegNet's") from None
+        raise InputError(f"{where}: the shapes in it are no trunk's") from None
     if sum(size.depths) > _MOST_BLOCKS or min(size.widths) < 1:
-        raise InputError(f"{where}: the shapes in it are no RegNet's ({size})")
+        raise InputError(f"{where}: the shapes in it are no {family_of(size)}'s ({size})")
     with torch.device("meta"):
         expected = build_trunk(size).state_dict()
     for key, value in expected.items():

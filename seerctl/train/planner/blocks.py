@@ -74,8 +74,8 @@ def _measure(model: Model, images: Tensor) -> Chain:
     with _Saved() as stem:
         x = model.trunk.stem(images)
     before, blocks = stem.bytes(without=[*model.parameters(), *model.buffers(), x]), []
-    for stage, sequence in enumerate(model.trunk.trunk_output):
-        for name, block in sequence.named_children():
+    for stage, (sequence, names) in enumerate(zip(model.trunk.stages, model.trunk.block_names, strict=True)):
+        for name, block in zip(names, sequence.children(), strict=True):
             x = x.detach().requires_grad_()
             with _Saved() as saved:
                 out = block(x)
