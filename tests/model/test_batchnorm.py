@@ -15,24 +15,27 @@ from seerctl.model.batchnorm import SyncBatchNorm, joined_statistics, norm_layer
 
 
 class _Ranks:
-    """Stands in for torch.distributed among threads: collectives by a barrier and a table."""
+    """Stands in for torch.distributed among threads: collectives by a barrier and a table; a group is its ranks."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.barrier, self.table = size, threading.Barrier(size), {}
-        self.local = threading.local()
+        self.size, self.table, self.local = size, dict[int, Tensor](), threading.local()
+        self.barriers: dict[Any, threading.Barrier] = {None: threading.Barrier(size)}
 
-    def _exchange(self, value: Tensor) -> list[Tensor]:
+    def _exchange(self, value: Tensor, group: range | None) -> list[Tensor]:
         self.table[self.local.rank] = value.clone()
-        self.barrier.wait()
-        everyone = [self.table[rank] for rank in range(self.size)]
-        self.barrier.wait()
+        self.barriers[group].wait(timeout=60)
+        everyone = [self.table[rank] for rank in group or range(self.size)]
+        self.barriers[group].wait(timeout=60)
         return everyone
 
-    def all_reduce(self, value: Tensor, group: Any = None) -> None:
-        value.copy_(torch.stack(self._exchange(value)).sum(0))
+    def get_world_size(self, group: range | None = None) -> int:
+        return len(group or range(self.size))
 
-    def all_gather_into_tensor(self, into: Tensor, value: Tensor, group: Any = None) -> None:
-        into.copy_(torch.cat(self._exchange(value)))
+    def all_reduce(self, value: Tensor, group: range | None = None) -> None:
+        value.copy_(torch.stack(self._exchange(value, group)).sum(0))
+
+    def all_gather_into_tensor(self, into: Tensor, value: Tensor, group: range | None = None) -> None:
+        into.copy_(torch.cat(self._exchange(value, group)))
 
     def run(self, work: Callable[[int], Any]) -> list[Any]:
         results: list[Any] = [None] * self.size
@@ -49,14 +52,46 @@ class _Ranks:
         return results
 
 
-@pytest.fixture
-def ranks(monkeypatch: pytest.MonkeyPatch) -> _Ranks:
-    world = _Ranks(2)
+def _play(size: int, monkeypatch: pytest.MonkeyPatch) -> _Ranks:
+    world = _Ranks(size)
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_world_size", lambda group=None: 2)
+    monkeypatch.setattr(dist, "get_world_size", world.get_world_size)
     monkeypatch.setattr(dist, "all_reduce", world.all_reduce)
     monkeypatch.setattr(dist, "all_gather_into_tensor", world.all_gather_into_tensor)
     return world
+
+
+@pytest.fixture
+def ranks(monkeypatch: pytest.MonkeyPatch) -> _Ranks:
+    return _play(2, monkeypatch)
+
+
+def test_groups_of_ranks_know_nothing_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four ranks in two groups: each group is one BatchNorm of its rows, forward, backward and in its statistics."""
+    world = _play(4, monkeypatch)
+    groups = [range(2), range(2, 4)]
+    world.barriers |= {group: threading.Barrier(len(group)) for group in groups}
+    torch.manual_seed(0)
+    x, pull = torch.randn(16, 5, 3, 3), torch.randn(16, 5, 3, 3)
+    norms = [norm_layer(nn.BatchNorm2d, groups[rank // 2], synchronised=True)(5) for rank in range(4)]  # type: ignore[arg-type]
+
+    def rank_work(rank: int) -> Tensor:
+        rows = slice(4 * rank, 4 * rank + 4)
+        mine = x[rows].clone().requires_grad_()
+        (norms[rank](mine) * pull[rows]).sum().backward()
+        assert mine.grad is not None
+        return mine.grad
+
+    gradients = world.run(rank_work)
+    for number, rows in enumerate((slice(0, 8), slice(8, 16))):
+        one, whole = nn.BatchNorm2d(5), x[rows].clone().requires_grad_()
+        (one(whole) * pull[rows]).sum().backward()
+        pair = slice(2 * number, 2 * number + 2)
+        assert whole.grad is not None
+        assert torch.allclose(torch.cat(gradients[pair]), whole.grad, atol=1e-5)
+        assert all(torch.allclose(norm.running_mean, one.running_mean, atol=1e-6) for norm in norms[pair])
+        assert all(torch.allclose(norm.running_var, one.running_var, rtol=1e-4) for norm in norms[pair])
+    assert not torch.allclose(norms[0].running_mean, norms[2].running_mean, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 4, 3), (6, 5)])
