@@ -29,7 +29,7 @@ _LISTED = 1000  # pairs in the result; all of them go to -o
 @click.command(cls=SeerCommand, examples=EXAMPLES)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True,
-              help="Re-read every byte of a shard set; name each damaged shard and sample (exit 4).")  # fmt: skip
+              help="Re-read every byte of a shard set or row of a feature file; name all damage (exit 4).")  # fmt: skip
 @click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), default=None, metavar="FILE.png",
               help="Draw a contact sheet of pictures chosen at random.")  # fmt: skip
 @click.option("--sheet-by", default=None, metavar="COLUMN", help="One row of the sheet for each value of a column.")
@@ -65,17 +65,17 @@ def inspect(
         _pairs(path, duplicates, distance, jobs, output, overwrite, output_format)
         return
     if path.is_file() and path.name != "index.json":
-        if verify or sheet is not None:
-            raise UsageError(f"{path}: --verify and --sheet are for shard sets", "A stream is always checked whole")
-        _file(path, output_format)
+        if sheet is not None:
+            raise UsageError(f"{path}: --sheet is for shard sets", "Shard a stream first")
+        _file(path, verify, output_format)
         return
     _sets(path, verify, output_format)
     if sheet is not None:
         _sheet(path, sheet, sheet_by, sheet_count, seed, overwrite)
 
 
-def _file(path: Path, output_format: str) -> None:
-    """A stream or an HDF5 file."""
+def _file(path: Path, verify: bool, output_format: str) -> None:
+    """A stream or an HDF5 file; a stream and sample weights are checked whole without `verify` too."""
     from seerctl.files import is_hdf5
     from seerctl.shards.streamfile import describe_stream, is_stream
 
@@ -88,7 +88,7 @@ def _file(path: Path, output_format: str) -> None:
             result = describe_weights(path)
         else:
             with Progress("inspect", unit="rows") as progress:
-                result = describe_features(path, progress)
+                result = describe_features(path, progress, verify=verify)
     elif is_stream(path):
         with Progress("inspect", unit="samples") as progress:
             result = describe_stream(path, progress)
@@ -101,6 +101,8 @@ def _file(path: Path, output_format: str) -> None:
     emit(result, output_format, in_words(result))
     if "fault" in result:
         raise InputError(result["fault"], "Make it again from its source")
+    if result.get("damage"):
+        raise InputError(f"{path}: damaged: {'; '.join(result['damage'])}", "Extract it again")
 
 
 def _sets(path: Path, verify: bool, output_format: str) -> None:

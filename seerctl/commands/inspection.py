@@ -24,7 +24,7 @@ def in_words(result: Mapping[str, Any]) -> str:
                 (side if side in ("width", "height") else f"{side} side", _spread(of)) for side, of in value.items()
             ]
         elif name == "damage":
-            rows += [("damage", _damage(fault)) for fault in value]
+            rows += [("damage", fault if isinstance(fault, str) else _damage(fault)) for fault in value]
         elif name == "repairs":
             rows += [("repaired", _repair(record)) for record in value]
         elif name == "lineage":

@@ -131,14 +131,19 @@ class FeatureFile:
         self.close()
 
 
-def describe(path: str | Path, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+def describe(
+    path: str | Path, progress: Callable[[int], None] | None = None, *, verify: bool = False
+) -> dict[str, Any]:
     """What a feature file holds, for `seerctl inspect`: plain JSON values; every row is read, a block at a time.
+
+    Row counts, checksums and codes of columns are always checked. verify: also look for rows that are not finite and
+    for keys that are empty or come twice, and list what is found under `damage`.
 
     Raises:
         InputError: as `FeatureFile.open`, or a checksum does not match.
     """
     with FeatureFile.open(path) as file:
-        return {
+        found = {
             "kind": "features", "schema": SCHEMA, "path": str(path), "bytes": Path(path).stat().st_size,
             "rows": file.shape[0], "dim": file.shape[1], "dtype": file.dtype, "model": file.header.model,
             "layer": file.header.layer, "weights_sha256": file.header.weights_sha256,
@@ -149,6 +154,24 @@ def describe(path: str | Path, progress: Callable[[int], None] | None = None) ->
             "columns": {name: _describe_column(column) for name, column in file.columns.items()},
             "lineage": dict(file.header.lineage),
         }  # fmt: skip
+        if verify:
+            found["damage"] = _damage(file.keys, found["not_finite_rows"])
+            found["verified"] = not found["damage"]
+        return found
+
+
+def _damage(keys: NDArray[np.bytes_], not_finite: int) -> list[str]:
+    names, counts = np.unique(keys, return_counts=True)
+    twice, empty = names[(counts > 1) & (names != b"")], int((keys == b"").sum())
+    return [
+        *([f"{not_finite:,} rows are not finite"] if not_finite else []),
+        *([f"{empty:,} rows have no key"] if empty else []),
+        *(
+            [f"{len(twice):,} keys come more than once, first {twice[0].decode(errors='replace')}"]
+            if len(twice)
+            else []
+        ),
+    ]
 
 
 def _statistics(file: FeatureFile, progress: Callable[[int], None] | None) -> dict[str, Any]:

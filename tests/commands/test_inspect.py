@@ -14,7 +14,7 @@ from PIL import Image
 
 from seerctl.errors import ExitCode
 from seerctl.shards.split import Split
-from tests.feature_files import picture_shards
+from tests.feature_files import key, picture_shards, write_features
 from tests.pictures import draw
 from tests.streams import meta_of, numbered, set_of, shards_of, stream_of
 
@@ -71,6 +71,25 @@ def test_a_feature_file_is_told_by_its_first_bytes(seerctl: Run, tmp_path: Path)
     result = seerctl("inspect", tmp_path / "other.h5")
     assert result.exit_code == ExitCode.INPUT
     assert "other.h5" in result.stderr
+
+
+def test_a_feature_file_is_verified(seerctl: Run, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = write_features(tmp_path / "f.h5", np.ones((300, 4), np.float32), {"label": ["a"] * 300})
+    good = seerctl("inspect", path, "--verify", "--output-format", "json")
+    assert good.exit_code == 0
+    assert json.loads(good.stdout)["verified"]
+    with h5py.File(path, "r+") as file:
+        file["keys"][7] = file["keys"][3]
+        file["keys"][9] = b""
+        file["features"][5, 1] = np.nan
+    result = seerctl("inspect", path, "--verify")
+    assert result.exit_code == ExitCode.INPUT
+    for said in ("1 rows are not finite", "1 rows have no key", f"1 keys come more than once, first {key(3)}"):
+        assert said in result.stderr
+        assert said in result.stdout
+    assert seerctl("inspect", path).exit_code == 0
+    assert "--sheet is for shard sets" in seerctl("inspect", path, "--sheet", tmp_path / "s.png").stderr
 
 
 def test_what_is_nothing_is_said(seerctl: Run, tmp_path: Path) -> None:
