@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from seerctl.commands.probes.shared import device_option, maximum_option, result_options, run, train_and_test
+from seerctl.commands.probes.shared import (
+    device_option,
+    logistic_options,
+    maximum_option,
+    result_options,
+    run,
+    train_and_test,
+)
 from seerctl.console import Progress
 from seerctl.options import SeerCommand
 
@@ -26,12 +33,7 @@ if TYPE_CHECKING:
               help="Classify cells of the globe, or take the place of the most similar training picture.")  # fmt: skip
 @click.option("--least", type=click.IntRange(min=1), default=50, help="Training pictures of a cell, at least.")
 @click.option("--most", type=click.IntRange(min=1), default=1000, help="At most; cells with more are quartered.")
-@click.option("--l2", "penalties", type=click.FloatRange(min=0, min_open=True), multiple=True,
-              show_default="seven from 1e-6 to 1",
-              help="Penalty; repeat for a choice on held-out training rows.")  # fmt: skip
-@click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
-              help="Share of the training rows held out for the choice.")  # fmt: skip
-@click.option("--seed", type=int, default=0, help="Seed of the held-out part.")
+@logistic_options
 @click.option("--places", type=click.Path(path_type=Path), metavar="FILE.csv",
               help="Write place, guess and distance of every test row.")  # fmt: skip
 @device_option

@@ -9,13 +9,11 @@ import click
 
 from seerctl.commands.probes.shared import (
     device_option,
+    logistic_options,
     pair_options,
-    penalty_option,
     result_options,
     run,
-    seed_option,
     table_options,
-    validation_option,
 )
 from seerctl.console import Progress
 from seerctl.options import SeerCommand
@@ -29,9 +27,7 @@ if TYPE_CHECKING:
     "seerctl probe linear --train train.h5 --test test.h5 --target label --l2 0.01 --predictions predictions.csv",
 ])  # fmt: skip
 @pair_options
-@penalty_option("seven from 1e-6 to 1")
-@validation_option
-@seed_option
+@logistic_options
 @table_options
 @device_option
 @result_options

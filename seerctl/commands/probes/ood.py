@@ -10,6 +10,7 @@ import click
 from seerctl.commands.probes.shared import (
     device_option,
     feature_file,
+    logistic_options,
     maximum_option,
     result_options,
     run,
@@ -38,12 +39,7 @@ if TYPE_CHECKING:
 @click.option("--models", type=click.Path(path_type=Path), metavar="FILE",
               help="Accuracies of five other models or more, clean,shifted[,shift], for effective_NAME.")  # fmt: skip
 @click.option("--mask/--no-mask", default=True, help="Leave out classes that a set does not have.")
-@click.option("--l2", "penalties", type=click.FloatRange(min=0, min_open=True), multiple=True,
-              show_default="seven from 1e-6 to 1",
-              help="Penalty; repeat for a choice on held-out training rows.")  # fmt: skip
-@click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
-              help="Share of the training rows held out for the choice.")  # fmt: skip
-@click.option("--seed", type=int, default=0, help="Seed of the held-out part.")
+@logistic_options
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the classifier (safetensors), for --probe.")  # fmt: skip
 @click.option("--predictions", type=click.Path(path_type=Path), metavar="FILE",

@@ -81,6 +81,8 @@ draws_option = click.option("--draws", type=click.IntRange(min=10), default=1000
 device_option = click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda.")
 seed_option = click.option("--seed", type=int, default=0, help="Seed of every draw.")
 
+logistic_options = stacked(penalty_option("seven from 1e-6 to 1"), validation_option, seed_option)
+
 ranking_option = click.option("--rankings", type=click.Path(path_type=Path), metavar="FILE",
                               help="Write the first ten rows of every ranking (JSON lines).")  # fmt: skip
 
