@@ -90,7 +90,8 @@ class _Problem:
         """(K, R + 1) weights and bias, the latter 0 with the squared hinge; (K,) whether each converged."""
         curvature = (0.25 if self.loss == "logistic" else 2.0) * max(1.0, self.weight_positive)
         scale = (curvature * self.variance + self.l2[:, None]).rsqrt()
-        scale = torch.cat([scale, torch.full_like(scale[:, :1], float(self.loss == "logistic"))], 1)
+        bias_scale = curvature**-0.5 if self.loss == "logistic" else 0.0
+        scale = torch.cat([scale, torch.full_like(scale[:, :1], bias_scale)], 1)
         counts = (self.answers >= 0).sum(0).double().clamp_min(1.0)
 
         def function(point: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
