@@ -379,3 +379,14 @@ def test_pieces_are_runs_inside_a_shard_in_the_order_of_need() -> None:
     assert cutter.cut(np.array([120, 5, 200]), passed=2).in_order() == [(200, 201), (120, 121), (5, 6)]
     whole = Cutter(starts, 1e5, 10**9, whole=True)
     assert whole.cut(np.array([120, 5, 240])).in_order() == [(100, 250), (0, 100)]
+
+
+def test_what_a_killed_process_left_makes_room(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 80_000
+    monkeypatch.setenv("SEERCTL_CACHE_SIZE", str(size))
+    left = cache / "other" / f"shard-000000.tar.{size}.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"begun")
+    with ShardSet.open(url) as remote:
+        remote.read(0)
+    assert not left.exists()

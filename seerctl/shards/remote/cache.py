@@ -28,7 +28,7 @@ Make = Callable[[Path], None]
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    path: Path
+    path: str
     used: int  # when, in ns
     size: int
 
@@ -125,14 +125,14 @@ class Cache:
         for entry in entries:
             if used <= limit:
                 break
-            if entry.path.suffix != _PART:
-                entry.path.unlink(missing_ok=True)
+            if not entry.path.endswith(_PART):
+                Path(entry.path).unlink(missing_ok=True)
                 used -= entry.size
                 continue
-            final = entry.path.name.removesuffix(_PART).rpartition(".")[0]
-            with locked(entry.path.with_name(final + _LOCK), wait=False) as mine:
+            final = entry.path.removesuffix(_PART).rpartition(".")[0]
+            with locked(Path(final + _LOCK), wait=False) as mine:
                 if mine:  # nobody is writing it
-                    entry.path.unlink(missing_ok=True)
+                    Path(entry.path).unlink(missing_ok=True)
                     used -= entry.size
         return used
 
@@ -149,7 +149,7 @@ class Cache:
                         size = told.st_size
                         if entry.name.endswith(_PART):
                             size = int(entry.name.removesuffix(_PART).rpartition(".")[2])
-                        yield _Entry(Path(entry.path), told.st_mtime_ns, size)
+                        yield _Entry(entry.path, told.st_mtime_ns, size)
 
     def _read(self) -> int:
         """The bytes that are accounted for; where that is not known, all."""
