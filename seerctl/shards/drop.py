@@ -22,9 +22,9 @@ from typing import Any
 
 from seerctl import __version__
 from seerctl.errors import InputError
-from seerctl.files import atomic_write, blame, commit, sha256_file, write_json
+from seerctl.files import atomic_write, blame, commit, sha256_file
 from seerctl.shards import energon
-from seerctl.shards.index import INDEX, ShardSet, index_path, parse_sample, split_paths
+from seerctl.shards.index import INDEX, ShardSet, index_path, parse_sample, split_paths, write_index
 from seerctl.shards.jsons import read_metas
 from seerctl.shards.leftovers import DUPLICATES, begin, settle, sweep
 from seerctl.shards.lock import write_lock
@@ -313,7 +313,7 @@ def _replace(directory: Path, fresh: list[ShardFile], superfluous: list[str], in
         for shard in fresh:
             for path in (shard.final, idx_path(shard.final)):
                 commit(aside(path), path)
-        write_json(directory / INDEX, index)
+        write_index(directory / INDEX, index)
         settle(directory)
         energon.refresh(directory)
 

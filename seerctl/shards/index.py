@@ -14,15 +14,15 @@ import json
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seerctl.errors import InputError
-from seerctl.files import blame
+from seerctl.files import blame, write_json
 from seerctl.shards.shardfile import decode_offsets
-from seerctl.stream.records import SAMPLE_NAME, decode_meta
+from seerctl.stream.records import SAMPLE_NAME, compact, decode_meta
 from seerctl.stream.ustar import BLOCK, CHUNK, TarError, padded, parse
 
 if TYPE_CHECKING:
@@ -137,6 +137,27 @@ def selected(index: dict[str, Any], sha256: str, names: Sequence[str], where: st
     total = sum(entry["nsamples"] for entry in entries)
     digest = hashlib.sha256("\n".join([sha256, *(entry["url"] for entry in entries)]).encode()).hexdigest()
     return {**part, SELECTED: sha256, "shardlist": entries, "total": total, "columns": columns}, digest
+
+
+def write_index(path: Path, index: Mapping[str, Any]) -> None:
+    """Write an index, closed by its `seal`: whatever changes in it afterwards is noticed by `verify`."""
+    said = {name: value for name, value in index.items() if name != "seal"}
+    write_json(path, {**said, "seal": _seal(said)})
+
+
+def is_sealed(index: Mapping[str, Any]) -> bool:
+    """Whether an index is as it was written; one from before there were seals counts as such, or a selection of one."""
+    if SELECTED in index:
+        return True
+    said = {name: value for name, value in index.items() if name != "seal"}
+    # The name of the seal may be what is damaged: nothing else at this level is text of that length.
+    if "seal" not in index and not any(isinstance(value, str) and len(value) == 64 for value in said.values()):
+        return True
+    return bool(index.get("seal") == _seal(said))
+
+
+def _seal(said: Mapping[str, Any]) -> str:
+    return hashlib.sha256(compact(said)).hexdigest()
 
 
 class OpenShard:

@@ -23,10 +23,10 @@ from typing import Any
 
 from seerctl import __version__
 from seerctl.errors import InputError
-from seerctl.files import blame, commit, sha256_file, write_json
+from seerctl.files import blame, commit, sha256_file
 from seerctl.shards import energon
 from seerctl.shards.drop import next_revision
-from seerctl.shards.index import INDEX, KIND, SCHEMA, load_index, parse_sample
+from seerctl.shards.index import INDEX, KIND, SCHEMA, is_sealed, load_index, parse_sample, write_index
 from seerctl.shards.leftovers import JOURNAL, LEFTOVER, REPLACED, begin, settle, sweep, unborn
 from seerctl.shards.lock import LOCK, write_lock
 from seerctl.shards.shardfile import ShardFile, aside, idx_path, write_offsets
@@ -237,7 +237,7 @@ class _Repair:
         if index is None or self.done.changes or self.done.hopeless:
             return
         counted = self.summary.to_json()
-        if any(index.get(name, value) != value for name, value in counted.items()):
+        if any(index.get(name, value) != value for name, value in counted.items()) or not is_sealed(index):
             self.done.rebuilt.append(INDEX)
         elif energon.stale(self.directory):
             self.done.rebuilt.append(energon.FOLDER)
@@ -252,7 +252,7 @@ class _Repair:
                 for path in (shard.final, shard.idx):
                     commit(aside(path), path)
             if self.done.lost or self.done.missing or INDEX in self.done.rebuilt:
-                write_json(self.directory / INDEX, self._rebuilt(before, sha256))
+                write_index(self.directory / INDEX, self._rebuilt(before, sha256))
             settle(self.directory)
             energon.refresh(self.directory)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from seerctl import __version__
 from seerctl.errors import UsageError
-from seerctl.files import blame, commit, sha256_file, write_json
-from seerctl.shards.index import INDEX, KIND, SCHEMA, ShardSet
+from seerctl.files import blame, commit, sha256_file
+from seerctl.shards.index import INDEX, KIND, SCHEMA, ShardSet, write_index
 from seerctl.shards.jsons import read_metas
 from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, begin, settle, sweep
 from seerctl.shards.pending import Journal, Pending, load_pending
@@ -209,7 +209,7 @@ class SetWriter:
             for path in (shard, idx_path(shard)):
                 commit(aside(path), path)
         self._publish_log()
-        write_json(self.directory / INDEX, self._index(ends, duplicates))
+        write_index(self.directory / INDEX, self._index(ends, duplicates))
         if not self._continuable:
             settle(self.directory)
         self._journal.close(remove=True)

@@ -13,7 +13,7 @@ from typing import Any
 from seerctl.errors import InputError, SeerctlError
 from seerctl.files import blame
 from seerctl.shards import energon
-from seerctl.shards.index import INDEX, ShardSet, parse_sample, split_paths
+from seerctl.shards.index import INDEX, ShardSet, is_sealed, parse_sample, split_paths
 from seerctl.shards.scan import find_samples, key_at
 from seerctl.shards.shardfile import idx_path, read_offsets
 from seerctl.shards.summary import Summary, quantiles
@@ -63,6 +63,8 @@ def verify(shards: ShardSet, progress: Callable[[int], None] | None = None) -> l
     counted = summary.to_json()
     if not found and any(shards.index.get(name, value) != value for name, value in counted.items()):
         found.append(Damage(shards.path.name, None, "what it says of columns, formats or sides is not what is there"))
+    if not found and not is_sealed(shards.index):
+        found.append(Damage(shards.path.name, None, "it is not as it was written"))
     side_files = energon.stale(shards.path.parent)
     return [*found, Damage(energon.FOLDER, None, side_files)] if side_files else found
 

@@ -13,6 +13,7 @@ from click.testing import Result
 
 from seerctl.errors import ExitCode, InputError
 from seerctl.shards.index import INDEX, ShardSet
+from seerctl.shards.repair import repair_sets
 from seerctl.shards.verify import verify
 from seerctl.sources.ingest import IngestOptions, ingest
 from seerctl.stream.reader import IncompleteStreamError, read_streams
@@ -109,6 +110,22 @@ def test_any_flipped_bit_in_real_shards_is_found(real_set: Path) -> None:
 def test_any_flipped_bit_in_offsets_is_found(real_set: Path) -> None:
     paths = sorted(real_set.glob("*.tar.idx"))
     _flip_each(paths, FLIPS // 4, 4)
+
+
+def test_any_flipped_bit_in_the_index_is_found(real_set: Path) -> None:
+    path = real_set / INDEX
+    whole = path.read_bytes()
+    for at, mask in flips(len(whole), 5, FLIPS // 2):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ mask]) + whole[at + 1 :])
+        try:
+            found = faults(real_set)
+        except InputError:
+            continue
+        assert found, (at, whole[max(at - 20, 0) : at + 20], mask)
+    path.write_bytes(whole.replace(b'"over_limit": false', b'"over_limit": true'))
+    assert faults(real_set) == ["index.json: it is not as it was written"]
+    assert [done.rebuilt for done in repair_sets(real_set, dry_run=False)] == [[INDEX]]
+    assert faults(real_set) == []
 
 
 def _flip_each(paths: list[Path], count: int, seed: int) -> None:

@@ -288,7 +288,7 @@ def test_a_death_at_any_step_leaves_what_the_next_repair_finishes(
                 raise Dead
 
         with monkeypatch.context() as patch:
-            for owner, name in ((module, "commit"), (module, "write_json"), (module, "begin"), (module, "settle"),
+            for owner, name in ((module, "commit"), (module, "write_index"), (module, "begin"), (module, "settle"),
                                 (module, "write_offsets"), (leftovers, "fsync_directory"),
                                 (module, "_discard")):  # fmt: skip
                 real = getattr(owner, name)
