@@ -20,9 +20,10 @@ from seerctl.errors import InputError, UsageError
 from seerctl.files import blame, fsync_directory
 from seerctl.shards import energon
 from seerctl.shards.index import INDEX, ShardSet, load_index
-from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, REJECTS, REPLACED, forget_unborn
+from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, REJECTS, REPLACED, forget_unborn, sweep
 from seerctl.shards.lock import LOCK, write_lock
 from seerctl.shards.reshard import SetInput, kept_split, open_sets, read_set
+from seerctl.shards.pending import load_pending
 from seerctl.shards.setwriter import SetWriter, ShardOptions, pack_key
 from seerctl.shards.shardfile import idx_path
 from seerctl.stream.reader import IncompleteStreamError, read_streams
@@ -80,6 +81,8 @@ def write_shards(
         for place in (output, *(path for path in output.iterdir() if path.is_dir())):
             forget_unborn(place)
         old = _existing(output, options)
+            if (place / INDEX).is_file() and load_pending(place) is None:
+                sweep(place)
         names = options.split.names if options.split else (None,)
         writers = {name: SetWriter(output / (name or ""), options, name) for name in names}
         try:
@@ -268,7 +271,9 @@ def _occupied(directory: Path) -> bool:
         if path.is_dir() and not path.is_symlink():
             if _occupied(path):
                 return True
-        elif path.name not in (LOCK, REJECTS) and not LEFTOVER.fullmatch(path.name):
+        elif path.name not in ours and not LEFTOVER.fullmatch(path.name):
+    pending = load_pending(directory)  # of a run killed while it gave its shards their names
+    ours = {LOCK, REJECTS, *(pending.files() if pending is not None else ())}
             return True
     return False
 

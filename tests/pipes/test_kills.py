@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 
 from seerctl.errors import ExitCode
-from seerctl.shards.index import ShardSet
+from seerctl.shards.index import ShardSet, split_paths
 from seerctl.shards.leftovers import LEFTOVER
 from seerctl.shards.verify import verify
 from tests.pictures import draw
 from tests.pipes.zygote import Kill, Ran, Runner
 from tests.streams import listing, numbered, shards_of, stream_of
 
-Contents = list[tuple[str, str, dict[str, Any]]]
-CHANGING = ("lineage", "duplicates", "rejects", "shuffled")  # what an index says of runs, not of samples
+Contents = list[tuple[Path, str, str, dict[str, Any]]]
+CHANGING = ("lineage", "duplicates", "rejects", "seal", "shuffled")  # what an index says of runs, not of samples
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +37,45 @@ def run() -> Iterator[Runner]:
     runner.close()
 
 
+def places(directory: Path) -> list[Path]:
+    """The set in a directory, or those of its splits."""
+    return [directory] if (directory / "index.json").is_file() else list(split_paths(directory).values())
+
+
 def contents(directory: Path) -> Contents:
-    """Key, SHA-256 of the bytes, and json of every sample of a set, in its order; every byte proved."""
-    with ShardSet.open(directory) as shards:
-        assert verify(shards) == []
-        return [(sample.key, hashlib.sha256(sample.image).hexdigest(), sample.meta) for sample in shards]
+    """Place, key, SHA-256 of the bytes, and json of every sample of a set, in its order; every byte proved."""
+    found: Contents = []
+    for place in places(directory):
+        with ShardSet.open(place) as shards:
+            assert verify(shards) == []
+            found += [(place.relative_to(directory), one.key, hashlib.sha256(one.image).hexdigest(), one.meta)
+                      for one in shards]  # fmt: skip
+    return found
 
 
 def keys_of(directory: Path) -> list[str]:
-    return [key for key, _, _ in contents(directory)]
+    return [key for _, key, _, _ in contents(directory)]
 
 
 def clean(directory: Path, *others: str) -> bool:
     """Whether nothing but the set lies there, and `others`."""
-    with ShardSet.open(directory) as shards:
-        names = [entry["url"] for entry in shards.index["shardlist"]]
-    return sorted(listing(directory)) == sorted(["index.json", *others, *names, *(f"{name}.idx" for name in names)])
+    wanted = {directory / name for name in others}
+    for place in places(directory):
+        names = [entry["url"] for entry in _index(place)["shardlist"]]
+        wanted |= {place / name for name in ("index.json", *names, *(f"{name}.idx" for name in names))}
+    return {directory / name for name in listing(directory)} == wanted
 
 
-def index_of(directory: Path) -> dict[str, Any]:
-    """What an index says of the samples."""
-    index = json.loads((directory / "index.json").read_bytes())
-    return {name: value for name, value in index.items() if name not in CHANGING}
+def indexes(directory: Path) -> list[dict[str, Any]]:
+    """What the indexes say of the samples."""
+    return [
+        {name: value for name, value in _index(place).items() if name not in CHANGING} for place in places(directory)
+    ]
+
+
+def _index(place: Path) -> dict[str, Any]:
+    index: dict[str, Any] = json.loads((place / "index.json").read_bytes())
+    return index
 
 
 # ------------------------------------------------------------------------------------------------------------ kills
@@ -97,8 +114,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Operation:
     """A pipeline that makes or changes a set.
 
-    before: the set that stands there first. stands: whether that set, or the new one, stands at any moment. beside:
-    other files that belong there.
+    before: the set that stands there first. stands: whether that set, or the new one, stands at any moment; if not,
+    there may be none for a while, or one split without the other. beside: other files that belong there.
     """
 
     commands: Callable[[Path, Path], list[tuple[Any, ...]]]
@@ -121,7 +138,10 @@ OPERATIONS = {
     "ingest": Operation(_ingest, beside=("rejects.jsonl",)),
     "ingest dedup": Operation(functools.partial(_ingest, more=("--dedup", "exact")), beside=("rejects.jsonl",)),
     "shard": Operation(lambda at, out: [("shard", at / "one.tar", "-o", out, "--maxcount", 7, "--append")]),
+    "plain": Operation(lambda at, out: [("shard", at / "one.tar", "-o", out, "--maxcount", 7)]),
     "append": Operation(lambda at, out: [("shard", at / "two.tar", "-o", out, "--maxcount", 7, "--append")], "a"),
+    "split": Operation(lambda at, out: [("shard", at / "one.tar", "-o", out, "--maxcount", 9, "--append",
+                                         "--split", "train=0.7,val=0.3")], stands=False),
     "overwrite": Operation(lambda at, out: [("shard", at / "two.tar", "-o", out, "--maxcount", 30, "--overwrite")], "a",
                            stands=False),
     "shuffle": Operation(lambda at, out: [("shard", at / "one.tar", at / "two.tar", "-o", out, *SHUFFLE)]),
@@ -174,13 +194,13 @@ class Trials:
             broken = self.run.pipe(commands, kill)
             self.killed += -signal.SIGKILL in broken.codes
             assert self._stands(name, out), told
+        done = name in ("plain", "shuffle", "reshard") and (out / "index.json").is_file()  # refused: it is there
         again = self.run.pipe(commands)
-        refused = set(broken.codes) == {0} and again.codes == (ExitCode.USAGE,)  # a set is there: it was all done
-        assert set(again.codes) == {0} or (refused and name in ("shuffle", "reshard")), (*told, again)
+        assert set(again.codes) == {ExitCode.USAGE if done else ExitCode.DONE}, (*told, again)
         _, wanted = self.undisturbed(name)
         undisturbed = self.where / f"{name}-undisturbed"
         assert contents(out) == wanted, told
-        assert index_of(out) == index_of(undisturbed), told
+        assert indexes(out) == indexes(undisturbed), told
         assert clean(out, *OPERATIONS[name].beside), (*told, sorted(listing(out)))
         if "rejects.jsonl" in OPERATIONS[name].beside:
             rejects = [set((place / "rejects.jsonl").read_text().splitlines()) for place in (out, undisturbed)]
@@ -189,14 +209,14 @@ class Trials:
     def _stands(self, name: str, out: Path) -> bool:
         """Whether the old set or the new one is there, whole, if one has to be."""
         operation = OPERATIONS[name]
-        if not operation.stands:
+        if operation.before == "damaged":
             return True
-        if not (out / "index.json").is_file():
-            return operation.before is None
-        found = contents(out)
-        return found == self.undisturbed(name)[1] or (
-            operation.before is not None and found == contents(self.material / operation.before)
-        )
+        found, (_, new) = contents(out), self.undisturbed(name)
+        old = contents(self.material / operation.before) if operation.before else []
+        if not operation.stands:  # each split by itself, or nothing
+            there = {place for place, *_ in found}
+            return found in (old, [sample for sample in new if sample[0] in there])
+        return found in (old, new)
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
@@ -206,8 +226,9 @@ def test_a_kill_leaves_the_old_set_or_the_new(run: Runner, material: Path, tmp_p
     trials.trial(name, *kills)
 
 
-SHARES = {"ingest": 30, "ingest dedup": 20, "shard": 25, "append": 25, "overwrite": 10, "shuffle": 20,
-          "shuffled append": 10, "reshard": 25, "reshard append": 15, "drop": 10, "repair": 10}  # fmt: skip
+SHARES = {"ingest": 30, "ingest dedup": 20, "plain": 15, "shard": 15, "append": 15, "split": 10, "overwrite": 10,
+          "shuffle": 20, "shuffled append": 10, "reshard": 25, "reshard append": 15, "drop": 10,
+          "repair": 5}  # fmt: skip
 
 
 @pytest.mark.slow
