@@ -12,6 +12,7 @@ from typing import Any
 
 SIDES = ("width", "height", "short", "long")
 SHARES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
+MAX_SHAPES = 4096  # counted together, so that one sample costs one step
 MAX_VALUES = 1024  # more distinct values than this and a column is listed without them
 
 
@@ -45,16 +46,23 @@ class Column:
 
     def add(self, value: Any) -> None:
         """Count one value (not None)."""
+        self.count += 1
+        if type(value) is str and self.kind == "string":  # labels: by far the most, and once for every sample
+            self._tally(value)
+            return
         kind = kind_of(value)
         self.kind = join_kinds(self.kind, kind)
-        self.count += 1
         if kind in ("integer", "number"):
             self.low = value if self.low is None else min(self.low, value)
             self.high = value if self.high is None else max(self.high, value)
         if kind == "json":
             self.values = None
-        elif self.values is not None:
-            self.values[_text(value)] += 1
+        else:
+            self._tally(_text(value))
+
+    def _tally(self, text: str) -> None:
+        if self.values is not None:
+            self.values[text] += 1
             if len(self.values) > MAX_VALUES:
                 self.values = None
 
@@ -90,23 +98,19 @@ def _text(value: object) -> str:
 @dataclass
 class Summary:
     """Counts over samples. `sides`: how many samples have each width, height, short and long side, in pixels as stored,
-    before orientation."""
+    before orientation. They are counted together at first: `formats`, `modes` and `sides` are right after `fold`."""
 
     columns: dict[str, Column] = field(default_factory=dict)
     formats: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     sides: dict[str, Counter[int]] = field(default_factory=lambda: {side: Counter() for side in SIDES})
+    _shapes: Counter[tuple[str, str, int, int]] = field(default_factory=Counter, repr=False)
 
     def add(self, meta: Mapping[str, Any]) -> None:
         """Count one sample by its meta."""
-        width, height = meta["width"], meta["height"]
-        self.formats[meta["format"]] += 1
-        self.modes[meta["mode"]] += 1
-        sides = self.sides
-        sides["width"][width] += 1
-        sides["height"][height] += 1
-        sides["short"][min(width, height)] += 1
-        sides["long"][max(width, height)] += 1
+        self._shapes[meta["format"], meta["mode"], meta["width"], meta["height"]] += 1
+        if len(self._shapes) > MAX_SHAPES:
+            self.fold()
         for name, value in meta["columns"].items():
             if value is not None:
                 column = self.columns.get(name)
@@ -114,8 +118,19 @@ class Summary:
                     column = self.columns[name] = Column(kind_of(value))
                 column.add(value)
 
+    def fold(self) -> None:
+        """Bring `formats`, `modes` and `sides` up to date."""
+        for (form, mode, width, height), count in self._shapes.items():
+            self.formats[form] += count
+            self.modes[mode] += count
+            for side, length in zip(SIDES, (width, height, min(width, height), max(width, height)), strict=True):
+                self.sides[side][length] += count
+        self._shapes.clear()
+
     def merge(self, other: Summary) -> None:
         """Add what `other` counted."""
+        self.fold()
+        other.fold()
         self.formats += other.formats
         self.modes += other.modes
         for side, counts in other.sides.items():
@@ -128,6 +143,7 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """The keys `columns`, `formats`, `modes`, `sides` and `sizes` of the index."""
+        self.fold()
         return {
             "columns": {name: self.columns[name].to_json() for name in sorted(self.columns)},
             "formats": {name: self.formats[name] for name in sorted(self.formats)},

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from seerctl.errors import InputError, UsageError
 from seerctl.files import blame, fsync_directory
+from seerctl.fingers import VALUE, FingerTable
 from seerctl.shards import energon
 from seerctl.shards.index import INDEX, ShardSet, load_index
 from seerctl.shards.leftovers import DUPLICATES, LEFTOVER, REJECTS, REPLACED, forget_unborn, sweep
 from seerctl.shards.lock import LOCK, write_lock
-from seerctl.shards.reshard import SetInput, kept_split, open_sets, read_set
 from seerctl.shards.pending import load_pending
+from seerctl.shards.reshard import SetInput, kept_split, open_sets, read_set
 from seerctl.shards.setwriter import SetWriter, ShardOptions, pack_key
 from seerctl.shards.shardfile import idx_path
 from seerctl.stream.reader import IncompleteStreamError, read_streams
@@ -80,9 +81,9 @@ def write_shards(
     with write_lock(output):
         for place in (output, *(path for path in output.iterdir() if path.is_dir())):
             forget_unborn(place)
-        old = _existing(output, options)
             if (place / INDEX).is_file() and load_pending(place) is None:
                 sweep(place)
+        old = _existing(output, options)
         names = options.split.names if options.split else (None,)
         writers = {name: SetWriter(output / (name or ""), options, name) for name in names}
         try:
@@ -118,7 +119,7 @@ class _Dealer:
         self.writers, self.options, self._progress = writers, options, progress
         self.duplicates: Counter[str | None] = Counter()  # samples left out because their key was known
         self.refused = self.samples = 0
-        self._keys: set[bytes] = set()
+        self._keys = FingerTable()
         self._continued: list[str] | None = None  # what the first stream goes on from; None before it
         self._dropped: set[str] = set()
         self._near: NearFilter | None = None
@@ -137,12 +138,14 @@ class _Dealer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._keys.close()
         if self._near is not None:
             self._near.close()
 
     def resume(self, writer: SetWriter) -> None:
         """Know what stands in the set of `writer`."""
-        writer.resume(self._keys)
+        for key in writer.resume():
+            self._is_new(key)
         records = writer.before.get("dropped")
         self._dropped |= {str(one.get("sha256")) for one in records or () if isinstance(one, dict)}
         if self._near is not None:
@@ -221,7 +224,7 @@ class _Dealer:
                 continue
             for record, look in self._items(writer.recover(pending)):
                 assert isinstance(record, Record)
-                self._keys.add(pack_key(record.key))
+                self._is_new(pack_key(record.key))
                 if self._near is not None and look is not None:
                     self._near.keep(record.key, look)
 
@@ -233,8 +236,7 @@ class _Dealer:
         self.samples += 1
         split = self.options.split
         name = None if split is None else origin if split.kept else split.choose(item.key)
-        packed = pack_key(item.key)
-        if packed in self._keys:
+        if not self._is_new(pack_key(item.key)):
             self.duplicates[name] += 1
             return
         if self._dropped and not self._dropped.isdisjoint((item.meta["sha256"], item.meta.get("orig_sha256"))):
@@ -246,8 +248,11 @@ class _Dealer:
                 self.writers[name].leave_out(item, twin)
                 return
             self._near.keep(item.key, look)
-        self._keys.add(packed)
         self.writers[name].add(item if self._weigh is None else self._weigh(item))
+
+    def _is_new(self, key: bytes) -> bool:
+        """Whether that packed key came for the first time."""
+        return self._keys.setdefault(key, bytes(VALUE)) is None
 
 
 def _existing(output: Path, options: ShardOptions) -> list[Path]:
@@ -267,13 +272,13 @@ def _existing(output: Path, options: ShardOptions) -> list[Path]:
 
 
 def _occupied(directory: Path) -> bool:
+    pending = load_pending(directory)  # of a run killed while it gave its shards their names
+    ours = {LOCK, REJECTS, *(pending.files() if pending is not None else ())}
     for path in directory.iterdir():
         if path.is_dir() and not path.is_symlink():
             if _occupied(path):
                 return True
         elif path.name not in ours and not LEFTOVER.fullmatch(path.name):
-    pending = load_pending(directory)  # of a run killed while it gave its shards their names
-    ours = {LOCK, REJECTS, *(pending.files() if pending is not None else ())}
             return True
     return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from seerctl.sources.fingers import FINGER, FingerTable
+from seerctl.fingers import FINGER, FingerTable
 from seerctl.sources.pool import DIGEST_BYTES, Outcome
 from seerctl.sources.reasons import Reason
 from seerctl.sources.worker import PRINT_BYTES

@@ -18,11 +18,11 @@ from typing import Any
 
 from seerctl.errors import UsageError
 from seerctl.files import blame, json_text
+from seerctl.fingers import FINGER, FingerTable
 from seerctl.shards.index import INDEX, ShardSet
 from seerctl.shards.leftovers import DUPLICATES, REJECTS
 from seerctl.shards.pending import Pending, load_pending
 from seerctl.shards.shardfile import read_offsets
-from seerctl.sources.fingers import FINGER, FingerTable
 from seerctl.sources.item import Item
 from seerctl.sources.ledger import read_ledger
 from seerctl.sources.reasons import passing

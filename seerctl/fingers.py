@@ -47,16 +47,17 @@ class FingerTable:
 
     def setdefault(self, finger: bytes, value: bytes) -> bytes | None:
         """The value that `finger` has, or None after it got `value`."""
-        at, _ = self._find(finger, None)
-        found = self._map[at : at + _SIZE]
-        if found[:FINGER] == finger:
-            return found[FINGER:]
+        table, at = self._map, self._home(finger)
+        while (found := table[at : at + FINGER]) != _EMPTY:
+            if found == finger:
+                return table[at + FINGER : at + _SIZE]
+            at = (at + _SIZE) % len(table)
         self._put(at, finger + value)
         return None
 
     def add(self, finger: bytes, value: bytes) -> None:
         """Another entry for `finger` (beyond 64 of them, none)."""
-        at, alike = self._find(finger, b"")
+        at, alike = self._free(finger)
         if alike < _MAX_ALIKE:
             self._put(at, finger + value)
 
@@ -75,14 +76,11 @@ class FingerTable:
     def _home(self, finger: bytes) -> int:
         return (int.from_bytes(finger[:8], "big") >> (64 - self._bits)) * _SIZE
 
-    def _find(self, finger: bytes, stop: bytes | None) -> tuple[int, int]:
-        """Where `finger` stands, or (with a `stop`) the free place after all of its entries; how many there are."""
+    def _free(self, finger: bytes) -> tuple[int, int]:
+        """The free place after all entries of `finger`, and how many there are."""
         at, alike, size = self._home(finger), 0, len(self._map)
         while (found := self._map[at : at + FINGER]) != _EMPTY:
-            if found == finger:
-                if stop is None:
-                    break
-                alike += 1
+            alike += found == finger
             at = (at + _SIZE) % size
         return at, alike
 
@@ -99,7 +97,7 @@ class FingerTable:
         for at in range(0, len(old), _SIZE):
             entry = old[at : at + _SIZE]
             if entry[:FINGER] not in (_EMPTY, _GONE):
-                free, _ = self._find(entry[:FINGER], b"")
+                free, _ = self._free(entry[:FINGER])
                 self._map[free : free + _SIZE] = entry
         old.close()
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seerctl import fingers
 from seerctl.errors import EnvironmentFault
-from seerctl.sources import fingers
-from seerctl.sources.fingers import FINGER, FingerTable
+from seerctl.fingers import FINGER, FingerTable
 
 
 def finger(number: int) -> bytes:
