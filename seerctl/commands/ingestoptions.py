@@ -113,7 +113,6 @@ def _plan(
     filters: tuple[str, ...], part: str | None, skip_known: tuple[str, ...], resize: str | None, enlarge: bool,
     quality: int | None, strip_metadata: bool,
 ) -> tuple[SelectionOptions, Treatment]:  # fmt: skip
-    from seerctl.sources.countries import CountryFilter
     from seerctl.sources.selection import Part, SelectionOptions
     from seerctl.sources.transform import Treatment
     from seerctl.sources.where import parse_conditions
@@ -123,6 +122,8 @@ def _plan(
     )
     countries = None
     if exclude_country is not None:
+        from seerctl.sources.countries import CountryFilter
+
         keep = unknown_country == "keep"
         countries = CountryFilter.load(exclude_country, country_column or "country", keep_unknown=keep)
     conditions = parse_conditions(where)

@@ -6,7 +6,6 @@ import bisect
 import itertools
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 
 from seerctl.errors import UsageError
 
@@ -32,6 +31,8 @@ class Split:
         Raises:
             UsageError: an odd or repeated name, a share that is no positive number, or shares that do not sum to 1.
         """
+        from fractions import Fraction  # noqa: PLC0415  (slow to load, and most sets are not split)
+
         shares: dict[str, Fraction] = {}
         for part in text.split(","):
             name, _, share = part.strip().partition("=")

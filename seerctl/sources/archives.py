@@ -22,7 +22,6 @@ from seerctl.sources.tar import looks_like_tar
 from seerctl.sources.zip import looks_like_zip, zip_entries
 from seerctl.stream.ustar import BLOCK, CHUNK
 
-SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".zip")
 SPOOL_BYTES = 1 << 36  # of a zip from a pipe, whose directory comes last
 _SPARE = 1 << 30  # bytes that spooling leaves free on the disk
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"}
@@ -112,11 +111,6 @@ def copy_bounded(file: BinaryIO, copy: BinaryIO, where: str, directory: str, lim
             if room < 0:
                 raise EnvironmentFault(f"{directory}: no room for a copy of {where}", "Set TMPDIR to a larger disk")
             copy.write(piece)
-
-
-def named_like_archive(name: str) -> bool:
-    """Whether a file in a folder is opened, if it also begins like an archive."""
-    return name.lower().endswith(SUFFIXES)
 
 
 def compression(head: bytes) -> str | None:

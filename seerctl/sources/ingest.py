@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from seerctl.errors import InputError
 from seerctl.sources.check import CheckOptions
-from seerctl.sources.exact import ExactFilter
 from seerctl.sources.expand import expand
 from seerctl.sources.item import Item
-from seerctl.sources.known import KnownSources
 from seerctl.sources.options import SourceOptions
 from seerctl.sources.places import places
 from seerctl.sources.pool import Pool
 from seerctl.sources.selection import Selection, SelectionOptions
 from seerctl.sources.transform import Treatment
-from seerctl.sources.userfilter import require_filter
 from seerctl.sources.web.client import Web
 from seerctl.sources.web.options import WebOptions
 from seerctl.sources.worker import Limits
@@ -28,6 +25,8 @@ from seerctl.stream.records import rejected_of
 from seerctl.stream.writer import StreamWriter
 
 if TYPE_CHECKING:
+    from seerctl.sources.exact import ExactFilter
+    from seerctl.sources.known import KnownSources
     from seerctl.sources.rayengine import RayPool
 
 
@@ -100,15 +99,14 @@ def ingest(
         InputError: an argument is missing, an archive is damaged, or no image came through. The stream is then without
             its end marker, so nothing that reads it takes it for whole.
     """
-    for name in options.treatment.filters:
-        require_filter(name)
+    _require_filters(options.treatment.filters)
     found = places(arguments)
     recorded = options.recorded()
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(_engine(options))
         web = stack.enter_context(Web(options.web))
-        exact = stack.enter_context(contextlib.closing(ExactFilter())) if options.dedup else None
+        exact = _exact(stack) if options.dedup else None
         known = _known(options, recorded, exact, stack)
         selection = Selection(options.selection, known, wanted)
         writer = StreamWriter(output, recorded, known.tokens if known is not None else ())
@@ -135,12 +133,31 @@ def _engine(options: IngestOptions) -> contextlib.AbstractContextManager[Pool | 
     return RayPool(options.jobs, options.check, options.limits, options.treatment)
 
 
+# The functions from here on import what only some runs need.
+
+
+def _require_filters(names: Sequence[str]) -> None:
+    if names:
+        from seerctl.sources.userfilter import require_filter  # noqa: PLC0415
+
+        for name in names:
+            require_filter(name)
+
+
+def _exact(stack: contextlib.ExitStack) -> ExactFilter:
+    from seerctl.sources.exact import ExactFilter  # noqa: PLC0415
+
+    return stack.enter_context(contextlib.closing(ExactFilter()))
+
+
 def _known(
     options: IngestOptions, recorded: Mapping[str, Any], exact: ExactFilter | None, stack: contextlib.ExitStack
 ) -> KnownSources | None:
     """What was ingested before, if anybody asked; its pictures count as the first of their bytes."""
     if not options.selection.known:
         return None
+    from seerctl.sources.known import KnownSources  # noqa: PLC0415
+
     known = KnownSources(options.selection.known, recorded, exact.tell if exact is not None else None)
     return stack.enter_context(contextlib.closing(known))
 

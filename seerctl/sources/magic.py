@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -21,8 +22,8 @@ class Format:
     pillow: str | None
 
 
-_TABLE: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
-    (re.compile(pattern, re.DOTALL), Format(name, ext, pillow))
+_TABLE: tuple[tuple[bytes, Format], ...] = tuple(
+    (pattern, Format(name, ext, pillow))
     for pattern, name, ext, pillow in (
         (rb"\xff\xd8\xff", "JPEG", "jpg", "JPEG"),
         (rb"\x89PNG\r\n\x1a\n", "PNG", "png", "PNG"),
@@ -73,9 +74,14 @@ def detect(data: bytes) -> Format | None:
     """The format of a file that begins with `data` (`PREFIX` bytes are enough), or None."""
     head = data[:PREFIX]
     for pattern, format in _TABLE:
-        if pattern.match(head):
+        if _compiled(pattern).match(head):
             return format
     return None
+
+
+@functools.cache
+def _compiled(pattern: bytes) -> re.Pattern[bytes]:
+    return re.compile(pattern, re.DOTALL)  # when first needed: most runs meet one format or two
 
 
 def named_like_image(name: str) -> bool:

@@ -15,7 +15,6 @@ from seerctl.sources.archives import (
     copy_bounded,
     guard,
     inflate,
-    named_like_archive,
     open_inflated,
     replayed,
 )
@@ -23,7 +22,7 @@ from seerctl.sources.check import CheckOptions
 from seerctl.sources.item import Item
 from seerctl.sources.listing import list_items
 from seerctl.sources.locate import locator, url_item
-from seerctl.sources.options import LIST_SUFFIXES, SourceOptions
+from seerctl.sources.options import LIST_SUFFIXES, SourceOptions, named_like_archive
 from seerctl.sources.table import SUFFIXES, table_items
 from seerctl.sources.web.client import Web
 from seerctl.sources.web.urls import is_web

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seerctl.errors import UsageError
-from seerctl.sources.countries import CountryFilter
 from seerctl.sources.item import Item
-from seerctl.sources.known import KnownSources
 from seerctl.sources.reasons import Reason
 from seerctl.sources.where import Condition
+
+if TYPE_CHECKING:
+    from seerctl.sources.countries import CountryFilter
+    from seerctl.sources.known import KnownSources
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,10 @@ FACTS = ("width", "height", "format", "mode", "bytes", "orientation")  # of a pi
 SOURCE = "source"
 _FORM = "Write COLUMN OP VALUE, such as 'age >= 18', 'license in CC0, \"CC BY\"', 'caption not missing'"
 _OPERATORS = r"not\s+in\b|in\b|not\s+missing\b|missing\b|contains\b|startswith\b|endswith\b|!=|==?|<=|>=|<|>"
-_CONDITION = re.compile(rf"""\s*(?:"([^"]+)"|([^\s"<>=!]+))\s*({_OPERATORS})(.*)""", re.DOTALL)
-_LITERAL = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^,"']+?))\s*(,|$)""")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,300})(?:\.[0-9]{1,300})?(?:[eE][+-]?[0-9]{1,3})?")
+# Compiled when there is a condition: that takes longer than anything else of starting up here.
+_CONDITION = rf"""(?s)\s*(?:"([^"]+)"|([^\s"<>=!]+))\s*({_OPERATORS})(.*)"""
+_LITERAL = r"""\s*(?:"([^"]*)"|'([^']*)'|([^,"']+?))\s*(,|$)"""
+_NUMBER = r"[+-]?(?:[0-9]{1,300})(?:\.[0-9]{1,300})?(?:[eE][+-]?[0-9]{1,3})?"
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
@@ -60,7 +61,7 @@ class Condition:
         Raises:
             UsageError: it is none.
         """
-        match = _CONDITION.fullmatch(text)
+        match = re.fullmatch(_CONDITION, text)
         if match is None:
             raise UsageError(f"--where {text!r}: not understood", _FORM)
         name, word = match[1] or match[2], " ".join(match[3].split())
@@ -104,7 +105,7 @@ def parse_conditions(texts: Iterable[str]) -> tuple[Condition, ...]:
 def _literals(rest: str, text: str) -> Iterable[Literal]:
     at = 0
     while at < len(rest):
-        match = _LITERAL.match(rest, at)
+        match = re.compile(_LITERAL).match(rest, at)
         if match is None or (match[4] and match.end() == len(rest)):
             raise UsageError(f"--where {text!r}: the value {rest[at:]!r} is not understood", _FORM)
         quoted = next((part for part in match.group(1, 2) if part is not None), None)
@@ -113,7 +114,7 @@ def _literals(rest: str, text: str) -> Iterable[Literal]:
 
 
 def _number(text: str) -> float | None:
-    if not _NUMBER.fullmatch(text):
+    if not re.fullmatch(_NUMBER, text):
         return None
     number = int(text) if text.lstrip("+-").isdigit() else float(text)
     return number if math.isfinite(number) else None

@@ -7,6 +7,7 @@ header, JSON, then raw bytes; nothing that comes back is ever evaluated.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import mmap
@@ -26,7 +27,7 @@ from seerctl.sources.check import CheckOptions
 from seerctl.sources.item import Item
 from seerctl.sources.reasons import Reason, RejectedError
 from seerctl.sources.transform import Treatment
-from seerctl.stream.records import encode_sample
+from seerctl.stream.records import joined_key, sample_pieces
 
 if TYPE_CHECKING:
     from seerctl.sources.decoders import Picture
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
 
 Examine = Callable[[bytes, CheckOptions], "Picture"]
 Treat = Callable[[Item, bytes, "Picture"], "Treated"]
+_Found = tuple[Item, bytes, "Picture", dict[str, Any]]  # bytes to be stored, what they are, what they were made from
 
 FRAME = struct.Struct("<IQ")  # bytes of JSON, bytes of data
 SLOT = struct.Struct("<iI")  # number of the image in hand (-1: none), count of images begun
 READ_BYTES = 1 << 20
+_SEND_PIECES = 512  # buffers handed to the kernel at once; it takes 1024
 PRINT_BYTES = 16  # of a sample: 12 of the SHA-256 of its bytes, 4 of that of its source
 
 
@@ -100,6 +103,7 @@ def prepare(
         def examine(data: bytes, options: CheckOptions) -> Picture:
             raise RuntimeError(text)
 
+    gc.freeze()  # what is loaded by now stays: no worker looks for garbage in it, nor copies the pages it shares
     return lambda channel, slot: serve(channel, _Examiner(slot, options, limits, examine, treat))
 
 
@@ -111,26 +115,37 @@ def serve(channel: socket.socket, examiner: _Examiner) -> None:
         if text is None or data is None:
             return
         try:
-            answer, notes, samples = examiner.run(unpack_batch(text, data))
+            answer, pieces = examiner.run(unpack_batch(text, data))
         except UsageError as fault:
-            answer, notes, samples = {"usage": [fault.message, fault.hint]}, b"", b""
+            answer, pieces = {"usage": [fault.message, fault.hint]}, []
         except Exception:
-            answer, notes, samples = {"bug": traceback.format_exc()}, b"", b""
+            answer, pieces = {"bug": traceback.format_exc()}, []
         reply = json.dumps(answer).encode()
-        channel.sendall(FRAME.pack(len(reply), len(notes) + len(samples)) + reply + notes)
-        channel.sendall(samples)
+        send(channel, [FRAME.pack(len(reply), sum(map(len, pieces))), reply, *pieces])
 
 
-def receive(channel: socket.socket, count: int) -> bytearray | None:
+def send(channel: socket.socket, pieces: list[bytes]) -> None:
+    """All of `pieces`, one after the other, without putting them together first."""
+    for first in range(0, len(pieces), _SEND_PIECES):
+        some = pieces[first : first + _SEND_PIECES]
+        sent = channel.sendmsg(some)
+        for piece in some:
+            if sent < len(piece):
+                channel.sendall(memoryview(piece)[sent:])
+            sent = max(0, sent - len(piece))
+
+
+def receive(channel: socket.socket, count: int) -> bytes | None:
     """Exactly `count` bytes, or None when the other side is gone."""
-    buffer = bytearray(count)
-    view, at = memoryview(buffer), 0
-    while at < count:
-        got = channel.recv_into(view[at : at + READ_BYTES])
-        if not got:
-            return None
-        at += got
-    return buffer
+    data = channel.recv(count, socket.MSG_WAITALL)
+    if len(data) == count:
+        return data
+    parts, missing = [data], count - len(data)  # a signal came between
+    while missing and data:
+        data = channel.recv(min(missing, READ_BYTES))
+        parts.append(data)
+        missing -= len(data)
+    return None if missing else b"".join(parts)
 
 
 def limit_memory(allowance: int) -> None:
@@ -158,14 +173,12 @@ class _Examiner:
         self._path, self._file = "", -1
         limit_memory(limits.memory)
 
-    def run(self, items: list[Item]) -> tuple[dict[str, Any], bytes, bytes]:
-        """The answer to one batch: (number, reason, detail) of the rejects; of the others digests, prints, raw records.
+    def run(self, items: list[Item]) -> tuple[dict[str, Any], list[bytes]]:
+        """The answer to one batch, and the data behind it in pieces: digests, prints, raw records of all samples.
 
-        Digests and prints come joined; `sizes` are the bytes of each raw record.
+        The answer lists the rejects as (number, reason, detail) and the bytes of each record.
         """
-        raw: list[bytes] = []
-        digests: list[bytes] = []
-        prints: list[bytes] = []
+        found: list[_Found] = []
         rejects: list[tuple[int, str, str]] = []
         for number, item in enumerate(items):
             if item.verdict is not None:
@@ -173,16 +186,13 @@ class _Examiner:
                 continue
             self._begin(number)
             try:
-                sample, digest, fingerprint = self._sample(item)
-                raw.append(sample)
-                digests.append(digest)
-                prints.append(fingerprint)
+                found.append(self._examined(item))
             except RejectedError as refusal:
                 rejects.append((number, *_soften(refusal, item)))
             except MemoryError:
                 rejects.append((number, Reason.MEMORY, "reading needs more memory than allowed"))
         self._rest()
-        return {"sizes": [len(one) for one in raw], "rejects": rejects}, b"".join((*digests, *prints)), b"".join(raw)
+        return self._encoded(found, rejects)
 
     def _begin(self, number: int) -> None:
         # The kernel ends us with SIGPROF when the image has used its time; waiting, as for a slow disk, costs none.
@@ -194,27 +204,43 @@ class _Examiner:
         signal.setitimer(signal.ITIMER_PROF, 0)
         SLOT.pack_into(self._slot, 0, -1, self._begun)
 
-    def _sample(self, item: Item) -> tuple[bytes, bytes, bytes]:
+    def _examined(self, item: Item) -> _Found:
         data = self._read(item)
         picture = self._examine(data, self._options)
-        origin: dict[str, Any] = {}
-        if self._treat is not None:
-            treated = self._treat(item, data, picture)
-            data, picture, origin = treated.data, treated.picture, treated.origin
-        content = hashlib.sha256(data)
-        meta = {
-            "sha256": content.hexdigest(),
-            "width": picture.width,
-            "height": picture.height,
-            "format": picture.format.name,
-            "mode": picture.mode,
-            "orientation": picture.orientation,
-            "source": item.source,
-            "columns": item.columns,
-            **origin,
-        }
-        source = hashlib.sha256(item.source.encode()).digest()
-        return *encode_sample(data, picture.format.ext, meta), content.digest()[:12] + source[:4]
+        if self._treat is None:
+            return item, data, picture, {}
+        treated = self._treat(item, data, picture)
+        return item, treated.data, treated.picture, treated.origin
+
+    @staticmethod
+    def _encoded(found: list[_Found], rejects: list[tuple[int, str, str]]) -> tuple[dict[str, Any], list[bytes]]:
+        # After the decoding of the whole batch, not in turn with it: caches that the decoder has swept are slow.
+        digests: list[bytes] = []
+        prints: list[bytes] = []
+        records: list[bytes] = []
+        sizes: list[int] = []
+        for item, data, picture, origin in found:
+            content = hashlib.sha256(data)
+            source = hashlib.sha256(item.source.encode())
+            meta = {
+                "sha256": content.hexdigest(),
+                "width": picture.width,
+                "height": picture.height,
+                "format": picture.format.name,
+                "mode": picture.mode,
+                "orientation": picture.orientation,
+                "source": item.source,
+                "columns": item.columns,
+                **origin,
+            }
+            pieces, digest = sample_pieces(
+                joined_key(meta["sha256"], source.hexdigest()), picture.format.ext, data, meta
+            )
+            digests.append(digest)
+            prints.append(content.digest()[:12] + source.digest()[:4])
+            records += pieces
+            sizes.append(sum(map(len, pieces)))
+        return {"sizes": sizes, "rejects": rejects}, [*digests, *prints, *records]
 
     def _read(self, item: Item) -> bytes:
         limit = self._options.max_bytes

@@ -57,7 +57,12 @@ def compact(value: object) -> bytes:
 
 def content_key(content: str, source: str) -> str:
     """The key of bytes with SHA-256 `content` (hex) that came from `source`."""
-    return f"{content[:16]}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    return joined_key(content, hashlib.sha256(source.encode()).hexdigest())
+
+
+def joined_key(content: str, source: str) -> str:
+    """The key of two SHA-256 (hex), of the bytes and of where they came from."""
+    return f"{content[:16]}-{source[:8]}"
 
 
 def sample_digest(name: str, data: bytes, text: bytes) -> bytes:
@@ -67,10 +72,14 @@ def sample_digest(name: str, data: bytes, text: bytes) -> bytes:
 
 def encode_sample(data: bytes, ext: str, meta: Mapping[str, Any]) -> tuple[bytes, bytes]:
     """The two tar members of one sample, and its digest; `meta` holds at least `sha256` and `source`."""
-    key = content_key(meta["sha256"], meta["source"])
+    pieces, digest = sample_pieces(content_key(meta["sha256"], meta["source"]), ext, data, meta)
+    return b"".join(pieces), digest
+
+
+def sample_pieces(key: str, ext: str, data: bytes, meta: Mapping[str, Any]) -> tuple[tuple[bytes, ...], bytes]:
+    """The two tar members of the sample `key`, in pieces to be written one after the other, and its digest."""
     name, text = f"{key}.{ext}", compact(meta)
-    raw = b"".join((*ustar.pieces(name, data), *ustar.pieces(f"{key}.json", text)))
-    return raw, sample_digest(name, data, text)
+    return (*ustar.pieces(name, data), *ustar.pieces(f"{key}.json", text)), sample_digest(name, data, text)
 
 
 def decode_meta(text: bytes, where: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from seerctl.errors import InputError
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
+_ZEROS = END[:BLOCK]
 MAX_MEMBER = 1 << 30  # bytes of one member: bounds what a reader ever holds, whatever a header claims
 CHUNK = 1 << 20
 _NAME = 100  # no prefix field: wids and DALI read the first hundred bytes alone
@@ -120,30 +121,56 @@ class MemberReader:
     def __init__(self, file: BinaryIO, where: str) -> None:
         self.where = where
         self.offset = 0
-        # read1 hands over what a pipe has; read would wait for a whole chunk.
+        self._file = file
+        # One buffer for all: a new one for each piece of a pipe costs more in fresh pages than what is done with it.
+        # readinto1 and read1 hand over what a pipe has; the others would wait for a whole chunk.
+        self._into = getattr(file, "readinto1", None)
         self._read = getattr(file, "read1", file.read)
-        self._buffer = b""
-        self._at = 0
+        self._view = memoryview(bytearray(CHUNK))
+        self._at = self._end = 0  # what is left of the buffer
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes, fewer only at the end of the file."""
-        piece = self._buffer[self._at : self._at + count]
-        if len(piece) < count:
-            parts, missing = [piece], count - len(piece)
-            while missing > 0 and (chunk := self._read(max(CHUNK, min(missing, 16 * CHUNK)))):
-                parts.append(chunk)
-                missing -= len(chunk)
-            self._buffer, self._at = b"".join(parts), 0
-            piece = self._buffer[:count]
+        size = min(count, self._fill(count))  # which may bring another buffer
+        piece = self._view[self._at : self._at + size].tobytes()
         self._at += len(piece)
         self.offset += len(piece)
         return piece
 
     def at_end(self) -> bool:
         """True when nothing is left to read."""
-        if self._at >= len(self._buffer):
-            self._buffer, self._at = self._read(CHUNK) or b"", 0
-        return not self._buffer
+        return not self._fill(1)
+
+    def _fill(self, count: int) -> int:
+        """Read until `count` bytes are in the buffer, or the file ends; how many there are."""
+        while self._end - self._at < count:
+            if self._at == self._end:
+                self._move(CHUNK if len(self._view) > 16 * CHUNK else len(self._view))  # smaller after a large member
+            elif self._end == len(self._view):
+                # A header may claim what it likes: the buffer grows with what comes.
+                self._move(len(self._view) if self._at else min(count, 2 * len(self._view)))
+            got = self._more()
+            if not got:
+                break
+            self._end += got
+        return self._end - self._at
+
+    def _move(self, size: int) -> None:
+        """Bring what is left to the front of a buffer of `size` bytes."""
+        left = self._view[self._at : self._end].tobytes()
+        if size != len(self._view):
+            self._view = memoryview(bytearray(size))
+        self._view[: len(left)] = left
+        self._at, self._end = 0, len(left)
+
+    def _more(self) -> int:
+        """Read what the file has into the rest of the buffer; how much that was."""
+        room = self._view[self._end :]
+        if self._into is not None:
+            return self._into(room) or 0
+        chunk = self._read(len(room)) or b""
+        room[: len(chunk)] = chunk
+        return len(chunk)
 
     def read_member(self) -> tuple[str, bytes, bytes] | None:
         """(name, data, the member's raw bytes), or None at the two zero blocks.
@@ -152,17 +179,18 @@ class MemberReader:
             TarError: cut, damaged, or not written by `member`.
         """
         start = self.offset
-        block = self.take(BLOCK)
-        if block == END[:BLOCK]:
-            rest = self.take(BLOCK)
-            if rest != END[:BLOCK]:
+        self._fill(BLOCK)
+        block = self._view[self._at : min(self._at + BLOCK, self._end)].tobytes()
+        if block == _ZEROS:
+            rest = self.take(2 * BLOCK)[BLOCK:]
+            if rest != _ZEROS:
                 cut = len(rest) < BLOCK
                 raise TarError(self.where, "cut" if cut else "zero", start, "the end mark is two blocks of zeros")
             return None
         name, size = parse(block, self.where, start)
-        body = self.take(padded(size))
-        if len(body) < padded(size):
-            raise TarError(self.where, "cut", start, f"{name}: {len(body)} of {size} bytes")
-        if body[size:] != END[: len(body) - size]:
+        raw = self.take(BLOCK + padded(size))
+        if len(raw) < BLOCK + padded(size):
+            raise TarError(self.where, "cut", start, f"{name}: {max(0, len(raw) - BLOCK)} of {size} bytes")
+        if raw[BLOCK + size :] != END[: len(raw) - BLOCK - size]:
             raise TarError(self.where, "padding", start, f"{name}: bytes after its end")
-        return name, body[:size], block + body
+        return name, raw[BLOCK : BLOCK + size], raw

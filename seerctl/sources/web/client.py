@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, BinaryIO
 from seerctl.errors import EnvironmentFault, InputError
 from seerctl.sources.item import Item
 from seerctl.sources.reasons import Reason, RejectedError
-from seerctl.sources.stores import Stores
 from seerctl.sources.web.options import WebOptions
 from seerctl.sources.web.retry import TryAgain
 from seerctl.sources.web.urls import is_web, named, parse_url, scheme_of
 from seerctl.sources.web.window import Claim, fetched
 
 if TYPE_CHECKING:
+    from seerctl.sources.stores import Stores
     from seerctl.sources.web.fetch import Fetcher
 
 _PASSING = (Reason.DNS, Reason.CONNECTION, Reason.NET_TIMEOUT)
@@ -28,8 +28,9 @@ class Web:
 
     def __init__(self, options: WebOptions) -> None:
         self._options = options
-        self._lock, self._stores = threading.Lock(), Stores()
+        self._lock = threading.Lock()
         self._fetcher: Fetcher | None = None
+        self._stores_: Stores | None = None
 
     @property
     def fetcher(self) -> Fetcher:
@@ -40,6 +41,16 @@ class Web:
 
                 self._fetcher = Fetcher(self._options)
             return self._fetcher
+
+    @property
+    def _stores(self) -> Stores:
+        """Made when the first URL of one comes."""
+        with self._lock:
+            if self._stores_ is None:
+                from seerctl.sources.stores import Stores  # noqa: PLC0415
+
+                self._stores_ = Stores()
+            return self._stores_
 
     def fetched(self, items: Iterable[Item]) -> Iterator[Item]:
         """`items` in their order, with the bytes of those that have a URL, or a verdict why there are none."""
