@@ -289,7 +289,7 @@ def _prepare(limits: Limits) -> Callable[[socket.socket, mmap.mmap], None]:
     return serve
 
 
-def _answer(body: bytearray, count: int, skips: int, limits: Limits, slot: Any) -> bytes:
+def _answer(body: bytes, count: int, skips: int, limits: Limits, slot: Any) -> bytes:
     """The hashes and states of one batch, as 8 bytes and 1 byte a picture."""
     sizes = np.frombuffer(body, "<u8", count)
     skipped = set(np.frombuffer(body, "<u8", skips, 8 * count).tolist())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
@@ -16,11 +16,11 @@ from seerctl.sources.magic import Format, detect
 from seerctl.sources.reasons import Reason, RejectedError
 
 _WIDTH_TAG, _HEIGHT_TAG, _ORIENTATION_TAG = 0x0100, 0x0101, 0x0112
+_SEGMENT, _SCAN, _APP1 = struct.Struct(">HH"), 0xFFDA, 0xFFE1  # marker and length; two markers
 _MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """What a file turned out to be: sides in pixels as stored, `orientation` as EXIF says (1 when it does not)."""
 
     format: Format
@@ -149,15 +149,14 @@ def jpeg_orientation(data: bytes) -> int:
 
     Layout: Exif 2.32, sections 4.5.2 (IFD) and 4.6.4 (orientation).
     """
-    at, size = 2, len(data)
-    while at + 4 <= size and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xDA:
+    at, last = 2, len(data) - _SEGMENT.size
+    while at <= last:
+        marker, length = _SEGMENT.unpack_from(data, at)
+        if marker == _SCAN or marker < 0xFF00:
             break
-        length = data[at + 2] << 8 | data[at + 3]
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+        if marker == _APP1 and data[at + 4 : at + 10] == b"Exif\0\0":
             return _tiff_orientation(data[at + 10 : at + 2 + length])
-        at += 2 + max(length, 2)
+        at += 2 + (length if length > 2 else 2)
     return 1
 
 

@@ -39,6 +39,8 @@ def folder_items(root: Path, labels: bool) -> Iterator[Item]:
 
 
 def _walk(directory: str, prefix: str, above: tuple[tuple[int, int], ...], labels: bool) -> Iterator[Item]:
+    # What is the same for all files here is worked out once.
+    above_here, label = clean(prefix), label_of(clean(prefix) + "x") if labels else None
     try:
         with os.scandir(directory) as listing:
             entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
@@ -58,8 +60,9 @@ def _walk(directory: str, prefix: str, above: tuple[tuple[int, int], ...], label
             if identity not in above and entry.name != _ENERGON:
                 yield from _walk(entry.path, source + "/", (*above, identity), labels)
         else:
-            name = clean(source)
-            yield Item(name, entry.path, status.st_size, columns=labelled(name, labels), named=named_like_image(name))
+            columns = {} if label is None else {"label": label}
+            name = clean(entry.name)
+            yield Item(above_here + name, entry.path, status.st_size, columns=columns, named=named_like_image(name))
 
 
 def file_item(path: Path) -> Item:

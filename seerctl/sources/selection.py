@@ -73,6 +73,7 @@ class Selection:
     def apply(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items to go on with; those that a condition leaves out have that as their verdict."""
         part, known = self._options.part, self._known
+        judged = bool(self._options.where or self._unseen or self._options.countries)
         for item in items:
             if self._wanted is not None and not self._wanted(item.source):
                 continue
@@ -81,7 +82,7 @@ class Selection:
             elif known is not None and known.skip(item):
                 self.skipped += 1
             else:
-                if item.verdict is None:
+                if judged and item.verdict is None:
                     item.verdict = self._judge(item)
                 yield item
 

@@ -178,34 +178,35 @@ class _Examiner:
 
         The answer lists the rejects as (number, reason, detail) and the bytes of each record.
         """
-        found: list[_Found] = []
-        rejects: list[tuple[int, str, str]] = []
+        # All are read, then all decoded, then all encoded: Python that takes turns with a decoder finds its caches swept
+        # each time, and is slower for it.
+        rejects = [(number, *item.verdict) for number, item in enumerate(items) if item.verdict is not None]
+        files: list[tuple[int, Item, bytes]] = []
         for number, item in enumerate(items):
-            if item.verdict is not None:
-                rejects.append((number, *item.verdict))
-                continue
-            self._begin(number)
+            if item.verdict is None:
+                self._hold(number)
+                try:
+                    files.append((number, item, self._read(item)))
+                except (RejectedError, MemoryError) as fault:
+                    rejects.append((number, *_refused(fault, item)))
+        found: list[_Found] = []
+        for number, item, data in files:
+            self._hold(number)
+            # The kernel ends us with SIGPROF when the image has used its time.
+            signal.setitimer(signal.ITIMER_PROF, self._limits.seconds)
             try:
-                found.append(self._examined(item))
-            except RejectedError as refusal:
-                rejects.append((number, *_soften(refusal, item)))
-            except MemoryError:
-                rejects.append((number, Reason.MEMORY, "reading needs more memory than allowed"))
-        self._rest()
-        return self._encoded(found, rejects)
+                found.append(self._examined(item, data))
+            except (RejectedError, MemoryError) as fault:
+                rejects.append((number, *_refused(fault, item)))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        SLOT.pack_into(self._slot, 0, -1, self._begun)
+        return self._encoded(found, sorted(rejects))
 
-    def _begin(self, number: int) -> None:
-        # The kernel ends us with SIGPROF when the image has used its time; waiting, as for a slow disk, costs none.
-        signal.setitimer(signal.ITIMER_PROF, self._limits.seconds)
+    def _hold(self, number: int) -> None:
         self._begun += 1
         SLOT.pack_into(self._slot, 0, number, self._begun)
 
-    def _rest(self) -> None:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        SLOT.pack_into(self._slot, 0, -1, self._begun)
-
-    def _examined(self, item: Item) -> _Found:
-        data = self._read(item)
+    def _examined(self, item: Item, data: bytes) -> _Found:
         picture = self._examine(data, self._options)
         if self._treat is None:
             return item, data, picture, {}
@@ -214,7 +215,6 @@ class _Examiner:
 
     @staticmethod
     def _encoded(found: list[_Found], rejects: list[tuple[int, str, str]]) -> tuple[dict[str, Any], list[bytes]]:
-        # After the decoding of the whole batch, not in turn with it: caches that the decoder has swept are slow.
         digests: list[bytes] = []
         prints: list[bytes] = []
         records: list[bytes] = []
@@ -304,8 +304,10 @@ def _read_all(descriptor: int, size: int, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _soften(refusal: RejectedError, item: Item) -> tuple[str, str]:
-    """A file that never claimed to be an image is ignored rather than rejected."""
-    if refusal.reason == Reason.NOT_IMAGE and not item.named:
-        return Reason.IGNORED, refusal.detail
-    return refusal.reason, refusal.detail
+def _refused(fault: RejectedError | MemoryError, item: Item) -> tuple[str, str]:
+    """Why an item is left out; a file that never claimed to be an image is ignored rather than rejected."""
+    if isinstance(fault, MemoryError):
+        return Reason.MEMORY, "reading needs more memory than allowed"
+    if fault.reason == Reason.NOT_IMAGE and not item.named:
+        return Reason.IGNORED, fault.detail
+    return fault.reason, fault.detail
