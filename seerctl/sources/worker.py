@@ -178,8 +178,8 @@ class _Examiner:
 
         The answer lists the rejects as (number, reason, detail) and the bytes of each record.
         """
-        # All are read, then all decoded, then all encoded: Python that takes turns with a decoder finds its caches swept
-        # each time, and is slower for it.
+        # All are read, then all decoded, then all encoded: Python that takes turns with a decoder finds the caches
+        # swept each time, and is slower for it.
         rejects = [(number, *item.verdict) for number, item in enumerate(items) if item.verdict is not None]
         files: list[tuple[int, Item, bytes]] = []
         for number, item in enumerate(items):
