@@ -58,9 +58,11 @@ def _folder_items(root: Path, options: SourceOptions, check: CheckOptions) -> It
             yield from file_items(shard, options, check, prefix=shard.name + "/")
         return
     for item in folder_items(root, options.labels):
-        members = None
         if named_like_archive(item.source) and item.verdict is None and Path(item.path).is_file():
             from seerctl.sources.archives import file_members  # noqa: PLC0415  (as above)
 
             members = file_members(Path(item.path), check, options.labels, item.source + "/")
-        yield from [item] if members is None else members
+            if members is not None:
+                yield from members
+                continue
+        yield item

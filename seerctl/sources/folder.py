@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from seerctl.errors import InputError
 from seerctl.files import blame
@@ -15,6 +16,7 @@ from seerctl.sources.magic import named_like_image
 from seerctl.sources.names import clean, label_of
 from seerctl.sources.reasons import Reason
 
+_name = attrgetter("name")
 _ENERGON = ".nv-meta"  # what Megatron-Energon keeps beside shards: an index of them, no pictures
 
 
@@ -35,34 +37,57 @@ def folder_items(root: Path, labels: bool) -> Iterator[Item]:
     status = root.stat()
     with blame(root):
         os.scandir(root).close()
-    return _walk(os.fspath(root), "", ((status.st_dev, status.st_ino),), labels)
+    return _walk(_Directory(os.fspath(root), "", ((status.st_dev, status.st_ino),)), labels)
 
 
-def _walk(directory: str, prefix: str, above: tuple[tuple[int, int], ...], labels: bool) -> Iterator[Item]:
+class _Directory(NamedTuple):
+    """A directory to be listed: what its files are called before their names, and the directories it is in."""
+
+    path: str
+    prefix: str
+    above: tuple[tuple[int, int], ...]
+
+
+def _walk(root: _Directory, labels: bool) -> Iterator[Item]:
+    """All files; a stack of listings, since each item would have to climb through every generator of a recursion."""
+    listings = [_listed(root, labels)]
+    while listings:
+        for one in listings[-1]:
+            if isinstance(one, _Directory):
+                listings.append(_listed(one, labels))
+                break
+            yield one
+        else:
+            listings.pop()
+
+
+def _listed(directory: _Directory, labels: bool) -> Iterator[Item | _Directory]:
     # What is the same for all files here is worked out once.
-    above_here, label = clean(prefix), label_of(clean(prefix) + "x") if labels else None
+    prefix = clean(directory.prefix)
+    label = label_of(prefix + "x") if labels else None
     try:
-        with os.scandir(directory) as listing:
-            entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+        with os.scandir(directory.path) as listing:
+            entries = list(listing)
     except OSError as error:
-        yield Item(clean(prefix), verdict=(Reason.UNREADABLE, os.strerror(error.errno or 0)))
+        yield Item(prefix, verdict=(Reason.UNREADABLE, os.strerror(error.errno or 0)))
         return
+    ascii_only = "".join([entry.name for entry in entries]).isascii()
+    entries.sort(key=_name if ascii_only else lambda entry: os.fsencode(entry.name))
     for entry in entries:
-        source = prefix + entry.name
+        name = clean(entry.name)
         try:
             status = entry.stat()
         except OSError as error:  # a dangling or circular link, or it went away
             named = named_like_image(entry.name)
-            yield Item(clean(source), named=named, verdict=(Reason.UNREADABLE, os.strerror(error.errno or 0)))
+            yield Item(prefix + name, named=named, verdict=(Reason.UNREADABLE, os.strerror(error.errno or 0)))
             continue
         if stat.S_ISDIR(status.st_mode):
             identity = (status.st_dev, status.st_ino)
-            if identity not in above and entry.name != _ENERGON:
-                yield from _walk(entry.path, source + "/", (*above, identity), labels)
+            if identity not in directory.above and entry.name != _ENERGON:
+                yield _Directory(entry.path, f"{directory.prefix}{entry.name}/", (*directory.above, identity))
         else:
             columns = {} if label is None else {"label": label}
-            name = clean(entry.name)
-            yield Item(above_here + name, entry.path, status.st_size, columns=columns, named=named_like_image(name))
+            yield Item(prefix + name, entry.path, status.st_size, columns=columns, named=named_like_image(name))
 
 
 def file_item(path: Path) -> Item:
