@@ -205,7 +205,9 @@ class ParallelConfig:
     it: nothing, each block, or ("dp") the chunks of blocks that cost least while the activations of a rank keep within
     `activation_budget` GiB, or, where that is 0, the traced step within 85 % of the GPU's memory (on a CPU, of a rank's
     share of the machine's). "auto" does the same, and recomputes each block where "dp" refuses a budget as too small.
-    None of it changes what is learnt: a run goes on with another choice.
+    `activation_offload` keeps what enters recomputed blocks in the host's memory; budgets are kept as if it did not.
+    None of it changes what is learnt: a run goes on with another choice. `compile`: torch.compile makes kernels for
+    each block of the trunk, which round in another order: a run goes on with the same choice.
     """
 
     shard: Literal["world", "node"] = "world"
@@ -216,7 +218,9 @@ class ParallelConfig:
     sync_batchnorm: int | Literal["world", "node", "none"] = "world"
     activation_checkpointing: Literal["none", "block", "dp", "auto"] = "none"
     activation_budget: float = 0.0
+    activation_offload: bool = False
     checkpoint_wrapper: Literal["fairscale", "torch"] = "fairscale"
+    compile: bool = False
     reshard_after_forward: bool = True
     channels_last: bool = True
     accumulate: int = 1
@@ -234,6 +238,15 @@ class ParallelConfig:
         _require(0 <= self.activation_budget < math.inf, "activation_budget must not be negative")
         planned = self.activation_checkpointing in ("dp", "auto")
         _require(planned or not self.activation_budget, 'activation_budget goes with activation_checkpointing = "dp"')
+        recomputes = self.activation_checkpointing != "none"
+        _require(
+            recomputes or not self.activation_offload,
+            'activation_offload goes with activation_checkpointing = "block", "dp" or "auto"',
+        )
+        _require(
+            not (self.compile and recomputes and self.checkpoint_wrapper == "fairscale"),
+            'compile and activation checkpoints need checkpoint_wrapper = "torch", fairscale has hooks of its own',
+        )
         _require(self.timeout_minutes > 0, "timeout_minutes must be positive")
 
 

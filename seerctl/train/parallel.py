@@ -1,24 +1,20 @@
-"""The parallel plan in its order: BatchNorm groups, activation checkpoints, sharding and precision, weights.
+"""The parallel plan in its order: BatchNorm groups, compilation, checkpoints, sharding and precision, weights.
 
 One process on a CPU is left as it is; everything else is sharded by FSDP2 (`fully_shard`), also a single GPU.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from fairscale.nn.checkpoint import checkpoint_wrapper as fairscale_checkpoint
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from seerctl.errors import UsageError
 from seerctl.model.batchnorm import norm_layer
@@ -27,8 +23,10 @@ from seerctl.model.init import init_weights
 from seerctl.model.sizes import size_named
 from seerctl.model.trunk import build_trunk
 from seerctl.recipe import ModelConfig, ParallelConfig, Recipe
+from seerctl.train.compiling import compile_blocks
 from seerctl.train.objectives.swav import normalise_rows, prototypes_of
 from seerctl.train.planner.recompute import Chunk
+from seerctl.train.recomputing import checkpoint_blocks
 from seerctl.train.world import World, computes_in_bf16, group_of_one
 
 BIG_CONVOLUTION = 100_000_000  # parameters; VISSL's AUTO_WRAP_THRESHOLD for the 10B model
@@ -40,7 +38,7 @@ def prepare_model(recipe: Recipe, world: World, classes: int = 0, chunks: Sequen
 
     `classes`: of a supervised recipe's data. `chunks`: as in `plan_model`.
     """
-    model = plan_model(recipe, world, classes, chunks=chunks)
+    model = plan_model(recipe, world, classes, chunks=chunks, compiled=recipe.parallel.compile)
     model.to_empty(device=world.device)
     init_weights(model, recipe.run.seed)
     if isinstance(model, SwAVModel):
@@ -55,19 +53,23 @@ def plan_model(
     *,
     accelerated: bool | None = None,
     chunks: Sequence[Chunk] | None = None,
+    compiled: bool = False,
 ) -> Model:
     """The model of `prepare_model` before it takes any memory: its parameters are on the meta device.
 
     `accelerated`: whether it is for a GPU; by default as `world.device` says. `chunks`: of blocks to recompute, where
     the recipe leaves that to the memory there is (`dp`, `auto`: `seerctl.train.planner.choose`); None: each block.
+    `compiled`: compile the blocks when they are first called, which a plan without values cannot.
     """
     config = recipe.parallel
     accelerated = world.device.type != "cpu" if accelerated is None else accelerated
     group, synchronised = batchnorm_group(config, world)
     with torch.device("meta"):
         model = assemble(recipe.model, group, synchronised=synchronised, classes=classes)
+    if compiled:  # innermost: what recomputes a block and what gathers its parameters calls the compiled one
+        compile_blocks(model)
     if config.activation_checkpointing != "none":
-        checkpoint_blocks(model, config.checkpoint_wrapper, chunks)
+        checkpoint_blocks(model, config.checkpoint_wrapper, chunks, offload=config.activation_offload)
     precision = computing_precision(config, world.device)
     # fairscale's checkpoint does not restore a CPU autocast in its recomputation: there, sharding casts instead.
     plain_half = precision != "fp32" and config.activation_checkpointing == "none"
@@ -113,73 +115,6 @@ def batchnorm_group(config: ParallelConfig, world: World) -> tuple[dist.ProcessG
     if size == world.size:
         return None, True
     return (dist.new_subgroups(group_size=size)[0], True) if size > 1 else (None, False)
-
-
-def checkpoint_blocks(model: Model, wrapper: str, chunks: Sequence[Chunk] | None = None) -> None:
-    """Recompute the activations of `chunks` in backward, None: of each block; BatchNorm counts a batch once.
-
-    A chunk is the (first, last) of its blocks, all of one stage: only what enters it is kept. Names of parameters stay.
-    """
-    start = 0
-    for stage in model.trunk.stages:
-        blocks = list(stage.children())
-        end = start + len(blocks)
-        mine = [(number, number) for number in range(start, end)] if chunks is None else chunks
-        inside = [(first - start, last - start) for first, last in mine if start <= first < end]
-        for first, last in inside:
-            if first == last:
-                blocks[first].forward = _recomputed(blocks[first], wrapper)
-        if any(first < last for first, last in inside):
-            stage.forward = partial(_through, _parts(blocks, inside, wrapper))
-        start = end
-
-
-def _parts(blocks: Sequence[nn.Module], chunks: Sequence[Chunk], wrapper: str) -> list[Callable[[Tensor], Tensor]]:
-    """The blocks of a stage, those of a chunk as one."""
-    parts: list[Callable[[Tensor], Tensor]] = list(blocks)
-    for first, last in sorted(chunks, reverse=True):
-        if first < last:
-            chunk = nn.Sequential(*blocks[first : last + 1])
-            parts[first : last + 1] = [_recomputed(chunk, wrapper)]
-    return parts
-
-
-def _through(parts: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
-    for part in parts:
-        x = part(x)
-    return x
-
-
-def _recomputed(module: nn.Module, wrapper: str) -> Callable[[Tensor], Tensor]:
-    """The forward pass of `module` that keeps nothing but its input."""
-    if wrapper == "fairscale":
-        forward: Callable[[Tensor], Tensor] = fairscale_checkpoint(module).forward
-        return partial(_holding, module, forward)
-    return partial(checkpoint, module.forward, use_reentrant=False, context_fn=partial(_recomputation, module))
-
-
-def _holding(_: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    # fairscale's wrapper refers to its module weakly, and a chunk belongs to no other module.
-    return forward(x)
-
-
-def _recomputation(block: nn.Module) -> tuple[Any, Any]:
-    return contextlib.nullcontext(), _frozen_statistics(block)
-
-
-@contextlib.contextmanager
-def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    # By momentum: without track_running_stats the recomputation would save other tensors than the forward did.
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
-    try:
-        yield
-    finally:
-        for norm, (momentum, tracked) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, tracked
 
 
 def shard(model: Model, config: ParallelConfig, world: World, dtype: torch.dtype) -> None:

@@ -26,7 +26,8 @@ _RECIPE, _FACTS = "recipe.toml", "run.json"
 # Keys of which no weight depends: a run goes on with other ones.
 FREE = (
     "data.workers", "data.cache", "checkpoint.", "watch.", "predict.", "run.log_every", "parallel.timeout_minutes",
-    "parallel.activation_checkpointing", "parallel.activation_budget", "parallel.checkpoint_wrapper",
+    "parallel.activation_checkpointing", "parallel.activation_budget", "parallel.activation_offload",
+    "parallel.checkpoint_wrapper",
 )  # fmt: skip
 # What may stand where a run begins: the lock, and what is left when one was killed before it had its recipe.
 _BEFORE = {LOCK, SLURM_FOLDER, _FACTS, f"{_FACTS}.tmp", f"{_RECIPE}.tmp"}

@@ -22,6 +22,7 @@ from seerctl.shards.lock import write_lock
 from seerctl.shards.remote.options import caching
 from seerctl.train.board import check_installed
 from seerctl.train.checkpoint import checkpoints, step_of
+from seerctl.train.compiling import check_compiler
 from seerctl.train.estimate import check_fits, checkpoint_bytes, estimate
 from seerctl.train.knn import OnlineKnn
 from seerctl.train.labels import Labels, labels_for
@@ -72,7 +73,8 @@ def train(
             of this set, or the labels are not what the recipe learns from.
         GateFailed: the state does not fit into memory.
         InputError: `data` or `init` is missing, damaged or of another size.
-        EnvironmentFault: the directory cannot be written, another process writes there, or a rank was lost.
+        EnvironmentFault: the directory cannot be written, another process writes there, a rank was lost, or
+            parallel.compile has no compiler.
         Saved, Diverged: see `Trainer.fit`.
     """
     recipe = sized(recipe, init)
@@ -88,6 +90,8 @@ def train(
         if not world.first:
             logging.getLogger("seerctl").setLevel(logging.ERROR)
         check_batch(recipe.data.batch, world.size, recipe.parallel.accumulate)
+        if recipe.parallel.compile:
+            world.on_all(lambda: check_compiler(world.device))
         given = _read(recipe, data, world, predict, predictions, knn)
         _settle(recipe, run, world, given, init, stack)
         trainer = Trainer(

@@ -29,7 +29,13 @@ from tests.bench.bench_multicrop import jpegs
 from tests.bench.measure import in_turn
 
 BATCH, HEAD, PROTOTYPES = 32, 512, 512
-SIZES = {"pico": 5, "400mf": 3}  # the trunk of the CPU recipes, where data weighs most; one that is all convolutions
+# The trunk of the CPU recipes, where data weighs most; one that is all convolutions, also with parallel.compile against
+# the same loop: (size, repeats, settings of ours).
+CASES = {
+    "pico": ("pico", 5, ()),
+    "400mf": ("400mf", 3, ()),
+    "400mf_compiled": ("400mf", 3, ("parallel.compile=true",)),
+}
 BIG, SMALL = 96, 48
 SETTINGS = (
     f"model.head=[{HEAD}, 128]", "model.head_batchnorm=true", f"model.prototypes={PROTOTYPES}",
@@ -44,13 +50,13 @@ def run() -> list[dict[str, Any]]:
     logging.getLogger("seerctl").setLevel(logging.ERROR)
     precision = "bf16" if computes_in_bf16(torch.device("cpu")) else "float32"
     results = []
-    for size, repeats in SIZES.items():
-        recipe = load_recipe("nano", [f"model.size={size}", *SETTINGS])
+    for name, (size, repeats, more) in CASES.items():
+        recipe = load_recipe("nano", [f"model.size={size}", *SETTINGS, *more])
         with tempfile.TemporaryDirectory() as folder:
             ours, peer = in_turn(_ours(recipe, Path(folder)), _peer(recipe), repeats, cpu=True)
         results.append(
             {
-                "name": f"train_step_{size}", "ours": BATCH / ours, "peer": BATCH / peer, "ratio": peer / ours,
+                "name": f"train_step_{name}", "ours": BATCH / ours, "peer": BATCH / peer, "ratio": peer / ours,
                 "unit": "images/s/core", "peer_name": "lightly in a plain loop",
                 "note": f"2x{BIG} + 4x{SMALL} from 500x375 JPEGs, batch {BATCH}, both {precision}, channels last",
             }

@@ -16,9 +16,10 @@ from seerctl.device import pick_device
 from seerctl.errors import UsageError
 from seerctl.model.batchnorm import SyncBatchNorm
 from seerctl.recipe import load_recipe
-from seerctl.train import parallel
+from seerctl.train import parallel, recomputing
 from seerctl.train.estimate import estimate
-from seerctl.train.parallel import assemble, batchnorm_group, checkpoint_blocks, prepare_model, shard
+from seerctl.train.parallel import assemble, batchnorm_group, prepare_model, shard
+from seerctl.train.recomputing import checkpoint_blocks
 from seerctl.train.world import World, computes_in_bf16, join
 from tests.training import small_recipe
 
@@ -93,13 +94,24 @@ def test_one_process_on_a_cpu_stays_whole() -> None:
     assert (automatic.autocast == torch.bfloat16) == computes_in_bf16(torch.device("cpu"))
 
 
-def test_one_process_that_checkpoints_in_bf16_is_sharded() -> None:
-    recipe = small_recipe("parallel.precision=bf16", "parallel.activation_checkpointing=block")
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_one_process_that_checkpoints_in_half_precision_is_sharded(precision: str, dtype: torch.dtype) -> None:
+    recipe = small_recipe(f"parallel.precision={precision}", "parallel.activation_checkpointing=block")
+    seen: list[tuple[torch.dtype, ...]] = []
+
+    def note(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.append((inputs[0].dtype, norm.weight.dtype, norm.bias.dtype, norm.running_var.dtype))
+
     with join("cpu", 1.0) as world:
         assert not dist.is_initialized()
-        model = prepare_model(recipe, world)
+        model = prepare_model(recipe, world).train()
         assert isinstance(model.head.prototypes.weight, DTensor)
         assert model.autocast is None
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_pre_hook(note)
+        model(torch.randn(2, 3, 32, 32))
+    assert set(seen) == {(dtype, *[torch.float32] * 3)}  # BatchNorm computes in float32 on half inputs
     assert not dist.is_initialized()
 
 
@@ -125,6 +137,45 @@ def test_chunks_are_computed_twice_and_change_nothing(wrapper: str) -> None:
     assert twice == [2, 2, 2, 1, 2, 2, 2, 1, 1, 1, 1]
     assert len(plain) == len(again) > 100
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+
+
+@pytest.mark.parametrize("wrapper", ["fairscale", "torch"])
+def test_what_enters_chunks_goes_to_the_host_and_changes_nothing(wrapper: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[int, ...]] = []
+    back: list[tuple[int, ...]] = []
+
+    def send(tensor: torch.Tensor) -> tuple[torch.device, torch.Tensor]:
+        sent.append(tuple(tensor.shape))
+        return tensor.device, tensor.detach().clone()  # a tensor that nothing else keeps, as on a host
+
+    def bring(packed: tuple[torch.device, torch.Tensor]) -> torch.Tensor:
+        back.append(tuple(packed[1].shape))
+        return packed[1]
+
+    monkeypatch.setattr(recomputing, "to_host", send)
+    monkeypatch.setattr(recomputing, "from_host", bring)
+
+    def gradients(offload: str) -> list[torch.Tensor]:
+        ways = ("parallel.activation_checkpointing=dp", f"parallel.checkpoint_wrapper={wrapper}")
+        recipe = small_recipe("model.size=nano", f"parallel.activation_offload={offload}", *ways)
+        model = prepare_model(recipe, World(), chunks=[(0, 0), (1, 2), (4, 6)]).train()
+        images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+        model(images).scores.square().sum().backward()
+        return [p.grad for p in model.parameters() if p.grad is not None] + list(model.buffers())
+
+    kept = gradients("false")
+    assert sent == []
+    offloaded = gradients("true")
+    assert sent == [(4, 32, 16, 16), (4, 32, 8, 8), (4, 160, 2, 2)]  # what enters blocks 0, 1 and 4, and nothing else
+    assert sorted(back) == sorted(sent)
+    assert all(torch.equal(a, b) for a, b in zip(kept, offloaded, strict=True))
+
+
+def test_offloading_needs_something_recomputed() -> None:
+    with pytest.raises(UsageError, match="activation_offload goes with activation_checkpointing"):
+        small_recipe("parallel.activation_offload=true")
+    here = torch.ones(2)
+    assert recomputing.from_host(recomputing.to_host(here)) is here  # a host's own tensors are not copied
 
 
 def test_devices() -> None:

@@ -28,7 +28,7 @@ from seerctl.train.objectives.swav import (
     targets,
     use_of_prototypes,
 )
-from seerctl.train.parallel import checkpoint_blocks
+from seerctl.train.recomputing import checkpoint_blocks
 
 
 def cosines(crops: int, batch: int = 32, prototypes: int = 50, seed: int = 0) -> list[Tensor]:

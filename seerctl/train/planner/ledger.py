@@ -61,8 +61,11 @@ class Ledger:
     def note(self, tensor: Tensor, kind: str = TEMPORARY) -> None:
         """See `tensor` and what it is for; a kind later in `CATEGORIES` never replaces an earlier one but `temporary`.
 
-        Activations that turn out to be gathered parameters or gradients are counted as those.
+        Activations that turn out to be gathered parameters or gradients are counted as those. Those on the meta device
+        stand for what is in the memory of the host.
         """
+        if tensor.device.type == "meta":
+            return
         local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         storage = local.untyped_storage()
         place = storage._cdata

@@ -77,7 +77,7 @@ def _values(planned: Planned, data: Data) -> dict[str, Any]:
         "peak_lr": peak_lr(recipe.optim, recipe.data.batch),
         "memory": {
             "peak_bytes": traced.peak.total, "by_category": traced.peak.by_category,
-            "gpu_bytes": cluster.gpu.memory, "usable_share": MARGIN,
+            "host_bytes": traced.host, "gpu_bytes": cluster.gpu.memory, "usable_share": MARGIN,
         },
         "checkpointing": planned.choice.values(),
         "collectives": [asdict(collective) for collective in traced.collectives],

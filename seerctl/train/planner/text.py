@@ -20,7 +20,7 @@ def plan_text(values: dict[str, Any]) -> str:
         ("batch", f"{batch['global']:,} ({batch['per_rank']} a rank), peak learning rate {values['peak_lr']:g}"),
         ("memory", values["verdict"]),
         ("", _categories(values["memory"])),
-        ("recomputed", _recomputed(values["checkpointing"])),
+        ("recomputed", _recomputed(values["checkpointing"]) + _on_host(values["memory"])),
         ("step", f"{step['flops_per_rank'] / 1e12:.4g} TFLOP a rank" + _seconds(step)),
         ("collectives", _collectives(values["collectives"])),
         ("training", _training(training)),
@@ -44,6 +44,10 @@ def _recomputed(checkpointing: dict[str, Any]) -> str:
     share = f"{checkpointing['recompute_flops_share']:.1%} of the operations"
     which = "every block" if checkpointing["mode"] == "block" else ", ".join(names)
     return f"{which}{together} ({share})"
+
+
+def _on_host(memory: dict[str, Any]) -> str:
+    return f", what enters kept by the host ({_size(memory['host_bytes'])} a rank)" if memory["host_bytes"] else ""
 
 
 def _seconds(step: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_iter
 from seerctl.errors import UsageError
 from seerctl.model.heads import Model
 from seerctl.recipe import Recipe
+from seerctl.train import recomputing
 from seerctl.train.data import CropBatch
 from seerctl.train.objectives import build_objective
 from seerctl.train.optim import build_optimizer, global_norm, scale_gradients
@@ -37,7 +38,10 @@ from seerctl.train.world import World
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """What one step of one rank takes: bytes at the moment of most memory, operations, collectives."""
+    """What one step of one rank takes: bytes at the moment of most memory, operations, collectives.
+
+    `host`: the most bytes of activations that are in the memory of the host.
+    """
 
     peak: Moment
     timeline: tuple[Moment, ...]
@@ -45,6 +49,7 @@ class Traced:
     collectives: tuple[Collective, ...]
     trunk: int
     head: int
+    host: int = 0
 
 
 def trace(
@@ -69,17 +74,18 @@ def trace(
     if accelerated and recipe.parallel.precision == "auto":
         recipe = replace(recipe, parallel=replace(recipe.parallel, precision="bf16"))
     world = World(rank=0, size=ranks, local_rank=0, local_size=per_node, device=torch.device("cpu"))
-    book, operations = Ledger(), Operations()
+    book, operations, host = Ledger(), Operations(), _Host()
     book.clock = lambda: float(operations.flops)
     with _fake_group(ranks), _quiet():
         # Before the fake mode: it makes splitting parameters by hundreds of ranks a hundred times slower.
         model = plan_model(recipe, world, classes, accelerated=accelerated, chunks=chunks)
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with FakeTensorMode(allow_non_fake_inputs=True), host if accelerated else contextlib.nullcontext():
             _step(recipe, world, model, book, operations, on_host=accelerated)
         params = [sum(p.numel() for p in part.parameters()) for part in (model.trunk, model.head)]
     return Traced(
-        book.peak(), tuple(book.timeline()), operations.flops, tuple(operations.collectives()), params[0], params[1]
-    )
+        book.peak(), tuple(book.timeline()), operations.flops, tuple(operations.collectives()),
+        params[0], params[1], host.most,
+    )  # fmt: skip
 
 
 def _step(recipe: Recipe, world: World, model: Model, book: Ledger, operations: Operations, *, on_host: bool) -> None:
@@ -160,6 +166,28 @@ def _file(book: Ledger, func: Any, args: Any, kwargs: dict[str, Any], result: An
         for tensor in tree_iter((args, kwargs, result)):
             if isinstance(tensor, Tensor):
                 book.note(tensor, kinds.COMMUNICATION)
+
+
+class _Host(contextlib.ExitStack):
+    """While it is entered, activations that go to the host are no tensors of the GPU's, and are counted here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self._now = 0
+
+    def __enter__(self) -> _Host:
+        self.enter_context(mock.patch.object(recomputing, "to_host", self._take))
+        self.enter_context(mock.patch.object(recomputing, "from_host", self._give))
+        return self
+
+    def _take(self, tensor: Tensor) -> tuple[torch.device, Tensor]:
+        self._now += tensor.numel() * tensor.element_size()
+        self.most = max(self.most, self._now)
+        return tensor.device, tensor.to("meta")
+
+    def _give(self, packed: tuple[torch.device, Tensor]) -> Tensor:
+        self._now -= packed[1].numel() * packed[1].element_size()
+        return torch.empty_like(packed[1], device=packed[0])
 
 
 def _saved(book: Ledger) -> contextlib.AbstractContextManager[Any]:

@@ -97,6 +97,17 @@ def test_checkpoints_trade_activations_for_operations() -> None:
     assert kept.flops > 1.2 * plain.flops
 
 
+def test_offloaded_activations_leave_the_gpu() -> None:
+    ways = ("optim.name=sgd", "parallel.activation_checkpointing=block")
+    kept, gone = (
+        trace(load_recipe("nano", (*ways, f"parallel.activation_offload={one}")), 1, 2) for one in ("false", "true")
+    )
+    assert kept.host == 0
+    most = [max(one.by_category.get(ACTIVATIONS, 0) for one in traced.timeline) for traced in (kept, gone)]
+    assert most[0] - most[1] > 0.5 * gone.host > 0  # a block's output that its own backward needs stays
+    assert (gone.flops, gone.collectives) == (kept.flops, kept.collectives)
+
+
 def test_every_kind_of_recipe_can_be_traced() -> None:
     for override in ('loss.small_crops="pad"', "optim.clip_norm=1.0", "parallel.accumulate=2", 'augment.mode="device"'):
         assert trace(small(override), 1, 2).peak.total > 0, override
