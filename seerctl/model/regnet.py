@@ -16,6 +16,8 @@ class RegNetTrunk(Trunk, RegNet):  # type: ignore[misc]
     counted; BatchNorm 1 and 0. `seerctl.model.init` draws them reproducibly and for sharded parameters.
     """
 
+    stem_keeps_output = True  # it ends in a ReLU
+
     def __init__(self, size: RegNetSize, norm_layer: NormLayer = batch_norm) -> None:
         stages = len(size.widths)
         params = BlockParams(

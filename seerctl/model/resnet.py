@@ -16,6 +16,8 @@ from seerctl.model.stages import NormLayer, Trunk, batch_norm
 class ResNetTrunk(Trunk):
     """A ResNet of explicit widths without its classifier: 7x7 convolution, maximum, stages of bottlenecks."""
 
+    stem_keeps_output = False  # it ends in a maximum, which needs only what enters it
+
     def __init__(self, size: ResNetSize, norm_layer: NormLayer = batch_norm) -> None:
         super().__init__()
         self.size: ResNetSize = size

@@ -25,6 +25,7 @@ class Trunk(nn.Module):
     size: Size
     stem: Callable[[Tensor], Tensor]
     avgpool: Callable[[Tensor], Tensor]
+    stem_keeps_output: bool  # for its own backward, so that forgetting it elsewhere saves nothing
 
     @property
     @abstractmethod

@@ -25,33 +25,26 @@ def checkpoint_blocks(
     """Recompute the activations of `chunks` in backward, None: of each block; BatchNorm counts a batch once.
 
     A chunk is the (first, last) of its blocks, all of one stage: only what enters it is kept, with `offload` in the
-    memory of the host. Names of parameters stay.
+    memory of the host, unless the module before it keeps that on the GPU anyway. Names of parameters stay.
     """
-    recomputed = partial(_recomputed, wrapper=wrapper, offload=offload)
+    count = len(list(model.trunk.blocks()))
+    mine = [(number, number) for number in range(count)] if chunks is None else list(chunks)
+    forgetful = {last + 1 for _, last in mine} | (set() if model.trunk.stem_keeps_output else {0})
     start = 0
     for stage in model.trunk.stages:
         blocks = list(stage.children())
         end = start + len(blocks)
-        mine = [(number, number) for number in range(start, end)] if chunks is None else chunks
-        inside = [(first - start, last - start) for first, last in mine if start <= first < end]
-        for first, last in inside:
+        parts: list[Forward] = list(blocks)
+        for first, last in sorted((chunk for chunk in mine if start <= chunk[0] < end), reverse=True):
+            away = offload and first in forgetful
+            here = slice(first - start, last - start + 1)
             if first == last:
-                blocks[first].forward = recomputed(blocks[first])
-        if any(first < last for first, last in inside):
-            stage.forward = partial(_through, _parts(blocks, inside, recomputed))
+                blocks[first - start].forward = _recomputed(blocks[first - start], wrapper, away)
+            else:
+                parts[here] = [_recomputed(nn.Sequential(*blocks[here]), wrapper, away)]
+        if len(parts) < len(blocks):
+            stage.forward = partial(_through, parts)
         start = end
-
-
-def _parts(
-    blocks: Sequence[nn.Module], chunks: Sequence[Chunk], recomputed: Callable[[nn.Module], Forward]
-) -> list[Forward]:
-    """The blocks of a stage, those of a chunk as one."""
-    parts: list[Forward] = list(blocks)
-    for first, last in sorted(chunks, reverse=True):
-        if first < last:
-            chunk = nn.Sequential(*blocks[first : last + 1])
-            parts[first : last + 1] = [recomputed(chunk)]
-    return parts
 
 
 def _through(parts: Sequence[Forward], x: Tensor) -> Tensor:

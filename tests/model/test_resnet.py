@@ -142,10 +142,9 @@ def test_swavs_released_files_are_read(state: dict[str, Tensor], tmp_path: Path)
 
 def test_plans_know_its_blocks() -> None:
     recipe = small_recipe(f"model.size={MICRO}")
-    assert [block.name for block in chain_of(recipe, 1, 1, "fp32").blocks] == [
-        "layer1.0", "layer2.0", "layer2.1", "layer3.0", "layer4.0",
-    ]  # fmt: skip
+    blocks = chain_of(recipe, 2, 2, "fp32").blocks
+    assert [block.name for block in blocks] == ["layer1.0", "layer2.0", "layer2.1", "layer3.0", "layer4.0"]
     plain = trace(recipe, 1, 2)
     again = trace(small_recipe(f"model.size={MICRO}", "parallel.activation_checkpointing=block"), 1, 2)
-    assert again.flops > 1.2 * plain.flops
+    assert again.flops - plain.flops == sum(block.flops for block in blocks) > 0
     assert plain.trunk == sum(p.numel() for p in build_trunk(SIZES[MICRO]).parameters())

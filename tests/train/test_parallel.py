@@ -166,7 +166,9 @@ def test_what_enters_chunks_goes_to_the_host_and_changes_nothing(wrapper: str, m
     kept = gradients("false")
     assert sent == []
     offloaded = gradients("true")
-    assert sent == [(4, 32, 16, 16), (4, 32, 8, 8), (4, 160, 2, 2)]  # what enters blocks 0, 1 and 4, and nothing else
+    # What enters block 1: the stem keeps what enters block 0 for itself, and block 3, which is not recomputed, what
+    # enters block 4.
+    assert sent == [(4, 32, 8, 8)]
     assert sorted(back) == sorted(sent)
     assert all(torch.equal(a, b) for a, b in zip(kept, offloaded, strict=True))
 
