@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import click
 
@@ -128,8 +129,9 @@ def emit(result: Mapping[str, object], output_format: str, text: str) -> None:
         click.echo(json_text(result, indent=2 if output_format == "json" else None))
 
 
-def binary_stdout(command: str) -> BinaryIO:
-    """Standard output for bytes.
+@contextlib.contextmanager
+def binary_stdout(command: str) -> Iterator[BinaryIO]:
+    """Standard output for bytes, flushed at the end; what is written is written whole or raises.
 
     Raises:
         UsageError: it is a terminal.
@@ -138,7 +140,19 @@ def binary_stdout(command: str) -> BinaryIO:
         raise UsageError(
             f"{command}: binary output to a terminal", f"Pipe it on ('{command} ... | ...') or pass -o FILE"
         )
-    return sys.stdout.buffer
+    buffer = sys.stdout.buffer
+    if not isinstance(buffer, io.RawIOBase):
+        yield buffer
+        buffer.flush()
+        return
+    # Unbuffered (python -u, PYTHONUNBUFFERED): a write may take a part, and says so by its return value only.
+    stream = io.BufferedWriter(buffer)
+    try:
+        yield cast(BinaryIO, stream)
+        stream.flush()
+    finally:
+        with contextlib.suppress(OSError):  # flush has said it
+            stream.detach()
 
 
 def binary_stdin(command: str) -> BinaryIO:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,12 +12,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from seerctl.cli import COMMANDS, PROBES, LazyGroup, _section, cli
+from seerctl.console import binary_stdout
 from seerctl.errors import ExitCode, UsageError
 from seerctl.options import SeerCommand, loads_code
 
@@ -234,3 +238,32 @@ def test_signals_have_their_exit_codes(number: signal.Signals, code: int, tmp_pa
 def test_lazy_group_lists_without_importing() -> None:
     assert isinstance(cli, LazyGroup)
     assert set(cli.list_commands(click.Context(cli))) == set(COMMANDS)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_noticed_by_unbuffered_output_too(folder: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-u", "-m", "seerctl", "ingest", str(folder)], stdout=full,
+                              stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+    assert done.returncode == ExitCode.ENVIRONMENT
+    assert "the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unbuffered_output_is_written_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sips(io.RawIOBase):
+        taken = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any, /) -> int:
+            self.taken += bytes(data[:7])
+            return min(7, len(data))
+
+    raw = Sips()
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=raw, isatty=lambda: False))
+    with binary_stdout("seerctl ingest") as stream:
+        stream.write(b"0123456789" * 3000)
+    assert raw.taken == b"0123456789" * 3000
+    assert not raw.closed

@@ -20,7 +20,8 @@ def output_file(output: str, overwrite: bool) -> Iterator[BinaryIO]:
     from seerctl.files import atomic_write, claim
 
     if output == "-":
-        yield binary_stdout("seerctl ingest")
+        with binary_stdout("seerctl ingest") as stream:
+            yield stream
         return
     with atomic_write(claim(Path(output), overwrite=overwrite)) as file:
         yield cast(BinaryIO, file)
