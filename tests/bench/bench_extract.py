@@ -43,7 +43,7 @@ from tests.streams import meta_of, shards_of, stream_of
 
 SLOW = True
 SHARE = float(os.environ.get("BENCH_SHARE", "1"))
-SMALL = ("400mf", 64, round(1536 * SHARE), 64)  # size, crop, pictures, batch
+SMALL = ("400mf", 64, round(3072 * SHARE), 64)  # size, crop, pictures, batch
 LARGE = ("3.2gf", 224, round(128 * SHARE), 8)
 ROWS = round(2048 * SHARE)
 REPEATS = 3
