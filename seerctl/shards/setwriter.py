@@ -333,6 +333,5 @@ def keys_of(shards: ShardSet) -> Iterator[bytes]:
 
 
 def pack_key(name: str) -> bytes:
-    """The 12 bytes of a key, from the key itself or from a member's name: the source's half first, so that the same
-    picture from many places does not begin alike, which `FingerTable` would be slow with."""
-    return bytes.fromhex(name[17:25] + name[:16])
+    """The 12 bytes of a key, or of a member's name: 8 of the picture's hash, 4 of its source's."""
+    return bytes.fromhex(name[:16] + name[17:25])

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from seerctl.model.convert import Target, convert
 from seerctl.model.init import init_weights
 from seerctl.model.load import load_model
-from seerctl.model.regnet import Trunk, build_trunk
 from seerctl.model.sizes import SIZES
+from seerctl.model.trunk import Trunk, build_trunk
 from seerctl.model.weights import save_weights
 
 SIZE = "400mf"
