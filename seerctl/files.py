@@ -57,8 +57,8 @@ def claim(path: Path, *, overwrite: bool = False) -> Path:
     return path
 
 
-def fsync_directory(path: Path) -> None:
-    """Make the names in directory `path` survive a power cut."""
+def fsync_path(path: Path) -> None:
+    """Make the bytes of a file, or the names in a directory, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -69,13 +69,9 @@ def fsync_directory(path: Path) -> None:
 def commit(temporary: Path, final: Path) -> None:
     """Fsync `temporary`, rename it to `final`, fsync the directory: `final` is whole or absent at any moment."""
     with blame(final):
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync_path(temporary)
         temporary.replace(final)
-        fsync_directory(final.parent)
+        fsync_path(final.parent)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from seerctl.errors import InputError
-from seerctl.files import fsync_directory, write_json
+from seerctl.files import fsync_path, write_json
 from seerctl.shards.index import INDEX, load_index
 
 DUPLICATES = "duplicates.jsonl"  # beside an index: what was left out as near-duplicates, and of what
@@ -75,5 +75,5 @@ def _remove(directory: Path, noted: Iterable[str], listed: Collection[str]) -> N
         if name not in listed and Path(name).name == name and name.endswith(".tar"):
             (directory / name).unlink(missing_ok=True)
             (directory / f"{name}.idx").unlink(missing_ok=True)
-    fsync_directory(directory)
+    fsync_path(directory)
     (directory / JOURNAL).unlink()

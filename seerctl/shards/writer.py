@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from seerctl.errors import InputError, UsageError
-from seerctl.files import blame, fsync_directory
+from seerctl.files import blame, fsync_path
 from seerctl.fingers import VALUE, FingerTable
 from seerctl.shards import energon
 from seerctl.shards.index import INDEX, ShardSet, load_index
@@ -252,7 +252,7 @@ class _Dealer:
 
     def _is_new(self, key: bytes) -> bool:
         """Whether that packed key came for the first time."""
-        # The source's half first: the table is slow with fingers that begin alike, as one picture's from many places do.
+        # The source's half first: fingers that begin alike, as one picture's from many places, make the table slow.
         return self._keys.setdefault(key[8:] + key[:8], bytes(VALUE)) is None
 
 
@@ -311,7 +311,7 @@ def _withdraw(indexes: list[Path]) -> list[Path]:
             continue
         if path.name == INDEX:
             path = path.replace(path.with_name(REPLACED))
-            fsync_directory(path.parent)
+            fsync_path(path.parent)
         withdrawn.append(path)
     return withdrawn
 

@@ -269,12 +269,12 @@ def test_redirects_lead_to_no_other_private_place(server: WebServer, url: str) -
 
 
 def test_a_full_disk_is_said_in_a_line(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(part: Path, _: Path) -> None:
+    def full(part: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(part))
 
     with ShardSet.open(url) as remote:
         remote.read(0)
-        monkeypatch.setattr("seerctl.shards.remote.cache.commit", full)
+        monkeypatch.setattr("seerctl.shards.remote.cache.fsync_path", full)
         with pytest.raises(EnvironmentFault, match=r"shard-00000\d.tar.idx: the disk is full"):
             remote.read(COUNT - 1)
     assert not list(cache.glob("*/shard-000006*"))

@@ -289,7 +289,7 @@ def test_a_death_at_any_step_leaves_what_the_next_repair_finishes(
 
         with monkeypatch.context() as patch:
             for owner, name in ((module, "commit"), (module, "write_index"), (module, "begin"), (module, "settle"),
-                                (module, "write_offsets"), (leftovers, "fsync_directory"),
+                                (module, "write_offsets"), (leftovers, "fsync_path"),
                                 (module, "_discard")):  # fmt: skip
                 real = getattr(owner, name)
                 patch.setattr(owner, name, lambda *given, real=real: (tick(), real(*given))[1])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seerctl.errors import UsageError
-from seerctl.files import blame, commit
+from seerctl.files import blame, fsync_path
 from seerctl.shards.remote.locks import locked
 from seerctl.shards.remote.options import SIZE, CacheOptions
 
@@ -72,9 +72,12 @@ class Cache:
             try:
                 make(part)
                 if durable:
-                    commit(part, path)
-                else:
+                    fsync_path(part)
+                # A file that gets its name while `_make_room` lists the directory may be seen under neither.
+                with locked(self._ledger_lock):
                     part.replace(path)
+                if durable:
+                    fsync_path(path.parent)
             except OSError:
                 self.drop(part, size)  # a full disk wants its room back
                 raise
@@ -91,7 +94,7 @@ class Cache:
 
     def drop(self, path: Path, size: int) -> None:
         """Remove a file, or one that was to be, of `size` bytes."""
-        with locked(self.options.directory / f"{_LEDGER}{_LOCK}"), contextlib.suppress(FileNotFoundError):
+        with locked(self._ledger_lock), contextlib.suppress(FileNotFoundError):
             path.unlink()
             self._write(max(0, self._read() - size))
 
@@ -104,7 +107,7 @@ class Cache:
             )
         part = path.with_name(f"{path.name}.{size}{_PART}")
         while True:
-            with locked(self.options.directory / f"{_LEDGER}{_LOCK}"):
+            with locked(self._ledger_lock):
                 if part.exists():
                     os.utime(part)
                     return part
@@ -150,6 +153,10 @@ class Cache:
                         if entry.name.endswith(_PART):
                             size = int(entry.name.removesuffix(_PART).rpartition(".")[2])
                         yield _Entry(entry.path, told.st_mtime_ns, size)
+
+    @property
+    def _ledger_lock(self) -> Path:
+        return self.options.directory / f"{_LEDGER}{_LOCK}"
 
     def _read(self) -> int:
         """The bytes that are accounted for; where that is not known, all."""
