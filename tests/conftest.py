@@ -25,7 +25,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked slow run only with `-m slow` or `--all` (tests/run.sh --all)."""
-    if os.environ.get("SEERCTL_TEST_ALL") == "1" or "slow" in (config.getoption("-m") or ""):
+    if "slow" in (config.getoption("-m") or ""):
+        os.environ["SEERCTL_TEST_ALL"] = "1"  # for what tests start
+    if os.environ.get("SEERCTL_TEST_ALL") == "1":
         return
     skip = pytest.mark.skip(reason="slow: run with tests/run.sh --all")
     for item in items:

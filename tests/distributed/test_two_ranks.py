@@ -30,6 +30,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 EXACT = ["none", "fairscale", "torch", "node", "resnet", "head_norm", "pad", "queue", "sgd", "supervised"]
 
 
+def named(*names: str) -> pytest.MarkDecorator:
+    """Parametrises over cases, some of which are slow."""
+    marks = {True: [pytest.mark.slow], False: []}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name in ranks.SLOW]) for name in names])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards, an uninterrupted run of one process, one stopped after 3 steps, and what two ranks made of it all."""
@@ -79,7 +85,7 @@ def _distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("name", EXACT)
+@named(*EXACT)
 def test_one_step_equals_one_process_with_the_joined_batch(answers: dict[str, Any], name: str) -> None:
     expected, found = _reference(name), answers[name]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
@@ -94,7 +100,7 @@ def test_one_step_equals_one_process_with_the_joined_batch(answers: dict[str, An
     assert len(tracked) >= 17
 
 
-@pytest.mark.parametrize("name", ["chunks_fairscale", "chunks_torch"])
+@named("chunks_fairscale", "chunks_torch")
 def test_chunks_of_sharded_blocks_change_nothing(answers: dict[str, Any], name: str) -> None:
     found, plain = answers[name], answers["nano"]
     assert found["loss"] == plain["loss"]
@@ -103,17 +109,18 @@ def test_chunks_of_sharded_blocks_change_nothing(answers: dict[str, Any], name: 
     assert _distance(found["parameters"], plain["parameters"]) < 1e-6
 
 
-@pytest.mark.parametrize("name", EXACT)
+@named(*EXACT)
 def test_steps_of_the_optimiser_equal_unsharded_ones(answers: dict[str, Any], name: str) -> None:
     assert _distance(answers[name]["parameters"], _reference(name)["parameters"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_adamw_steps_equal_unsharded_ones(answers: dict[str, Any]) -> None:
     # AdamW turns rounding in gradients near zero into whole steps of the learning rate, here 3 x 1e-4.
     assert _distance(answers["adamw"]["parameters"], _reference("adamw")["parameters"]) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["bf16", "bf16_groups", "fp16"])
+@named("bf16", "bf16_groups", "fp16")
 def test_half_precisions_point_where_float32_does(answers: dict[str, Any], name: str) -> None:
     expected = _reference("none")
     found, exact = (
