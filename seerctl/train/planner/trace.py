@@ -96,7 +96,7 @@ def _step(recipe: Recipe, world: World, model: Model, book: Ledger, operations: 
     objective = build_objective(recipe, world)
     batch = _batch(recipe, recipe.data.batch // world.size)
     _note_state(book, model, optimizer, [*objective.state().values(), *([] if on_host else batch.crops)])
-    with _Watch(book, operations), book.watch_resizing(), _saved(book), _constant_steps():
+    with _Watch(book, operations), book.watch_resizing(), _saved(book), _constant_steps(), _unmarked():
         crops, labels = batch.on(world.device, channels_last=recipe.parallel.channels_last)
         for kind in crops:
             book.note(kind, kinds.CROPS)
@@ -224,3 +224,9 @@ def _quiet() -> Iterator[None]:
 def _constant_steps() -> contextlib.AbstractContextManager[Any]:
     """AdamW on a CPU reads its count of steps off a tensor, which here holds none; any number gives the same shapes."""
     return mock.patch("torch.optim.adam._get_value", lambda value: 1.0 if isinstance(value, Tensor) else value)
+
+
+def _unmarked() -> contextlib.AbstractContextManager[Any]:
+    """FSDP marks what it does for profilers, by operators that would take a tenth of a trace."""
+    marks = torch.autograd.profiler.record_function
+    return mock.patch.multiple(marks, __enter__=lambda mark: mark, __exit__=lambda mark, *_: None)
