@@ -25,14 +25,14 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, ...) -> the same shape and dtype, normalised per channel over the ranks of `process_group`."""
+        return self._on_cpu(input) if input.device.type == "cpu" else nn.SyncBatchNorm.forward(self, input)
+
+    def _on_cpu(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         use_batch = self.training or self.running_mean is None
-        if input.device.type != "cpu" and self._ranks() > 1:
-            return super().forward(input)
         if not use_batch or self._ranks() == 1:
             return _BatchNorm.forward(self, input)
-        weight, bias = self.weight, self.bias
-        output, mean, variance, count = _Normalise.apply(input, weight, bias, self.eps, self.process_group)
+        output, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self.eps, self.process_group)
         if self.training and self.track_running_stats:
             self._track(mean, variance, count)
         return output  # type: ignore[no-any-return]

@@ -47,24 +47,26 @@ class LARC(torch.optim.SGD):
         groups = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         flat = [p for group in groups for p in group]
         if flat:
-            norms = tensor_norms([*flat, *(p.grad for p in flat)])
-            of_params, of_grads = norms.chunk(2)
-            sizes = [len(group) for group in groups]
-            pairs = zip(torch.split(of_params, sizes), torch.split(of_grads, sizes), strict=True)
-            for options, params, (p_norm, g_norm) in zip(self.param_groups, groups, pairs, strict=True):
-                if params:
-                    self._scale(params, p_norm, g_norm, options)
+            # Once: a model has hundreds of them, and each is a call.
+            params, grads = [local_part(p) for p in flat], [local_part(p.grad) for p in flat]
+            of_params, of_grads = _norms([*params, *grads], shard_group(flat)).chunk(2)
+            first = 0
+            for options, group in zip(self.param_groups, groups, strict=True):
+                mine = slice(first, first := first + len(group))
+                if group:
+                    self._scale(params[mine], grads[mine], of_params[mine], of_grads[mine], options)
         super().step()
 
-    def _scale(self, params: Sequence[Tensor], p_norm: Tensor, g_norm: Tensor, options: dict[str, Any]) -> None:
+    def _scale(
+        self, params: list[Tensor], grads: list[Tensor], p_norm: Tensor, g_norm: Tensor, options: dict[str, Any]
+    ) -> None:  # fmt: skip
         decay = options["larc_decay"]
         scale = self.trust * p_norm / (g_norm + decay * p_norm + self.eps)
         if self.clip:
             scale = (scale / options["lr"]).clamp(max=1.0)
         scale = torch.where(g_norm == 0, 0.0, torch.where(p_norm == 0, 1.0, scale))
-        grads = [local_part(p.grad) for p in params]
         if decay:
-            torch._foreach_add_(grads, [local_part(p) for p in params], alpha=decay)
+            torch._foreach_add_(grads, params, alpha=decay)
         torch._foreach_mul_(grads, list(scale.unbind()))
 
 
@@ -75,8 +77,12 @@ def tensor_norms(tensors: Sequence[Tensor | None]) -> Tensor:
     Every rank must pass the same tensors in the same order; a rank without rows of one still takes part.
     """
     present = [tensor for tensor in tensors if tensor is not None]
-    squares = torch.stack(torch._foreach_norm([local_part(tensor).float() for tensor in present])).square_()
-    group = shard_group(present)
+    return _norms([local_part(tensor) for tensor in present], shard_group(present))
+
+
+def _norms(parts: Sequence[Tensor], group: dist.ProcessGroup | None) -> Tensor:
+    """2-norms of the whole tensors of which these are parts, split over `group`."""
+    squares = torch.stack(torch._foreach_norm([part.float() for part in parts])).square_()
     if group is not None:
         dist.all_reduce(squares, group=group)
     return squares.sqrt_()

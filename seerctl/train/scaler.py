@@ -35,9 +35,9 @@ class LossScaler:
     @torch.no_grad()
     def unscale(self, model: nn.Module) -> Tensor:
         """Divide the gradients by the scale, in place; 1 where one of this rank's is not finite, else 0, float32 ()."""
-        grads = [local_part(p.grad) for p in model.parameters() if p.grad is not None]
-        found = torch.zeros((), device=grads[0].device)
+        found = torch.zeros((), device=next(model.parameters()).device)
         if self.active:
+            grads = [local_part(p.grad) for p in model.parameters() if p.grad is not None]
             inverse = torch.full((), 1 / self.scale, device=found.device)
             torch._amp_foreach_non_finite_check_and_unscale_([g for g in grads if g.numel()], found, inverse)
         return found
