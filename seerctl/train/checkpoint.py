@@ -71,7 +71,7 @@ def save(
         _write(temporary, tensors, world)
         sums = _sums_of_rank(temporary, world)
     except (CheckpointException, OSError, RuntimeError, SeerctlError) as error:
-        failure = _fault(error, final)
+        failure = None if _of_others(error, world) else _fault(error, final)
     _raise_any(failure, temporary, world)
     merged = {name: digest for part in world.gather(sums) for name, digest in part.items()}
     try:
@@ -112,6 +112,12 @@ def _sums_of_rank(temporary: Path, world: World) -> dict[str, str]:
     # Each rank hashes what it wrote itself; DCP calls the files of rank r `__r_0.distcp`, and rank 0 writes .metadata.
     mine = list(temporary.glob(f"__{world.rank}_*.distcp"))
     return {path.name: sha256_file(path) for path in [*mine, *([temporary / ".metadata"] if world.first else [])]}
+
+
+def _of_others(error: BaseException, world: World) -> bool:
+    """Whether only other ranks failed, of which DCP tells all: they say themselves what happened to them."""
+    failures = getattr(error, "failures", {})
+    return bool(failures) and world.rank not in failures and all(rank in range(world.size) for rank in failures)
 
 
 def _fault(error: BaseException, where: Path) -> SeerctlError:
