@@ -183,7 +183,7 @@ def _kept_statistics(labelled: Path, world: World) -> bool:
 
 
 def main(folder: Path) -> None:
-    with join("cpu", timeout_minutes=2) as world:
+    with join("cpu", timeout_minutes=10) as world:
         torch.set_num_threads(1)
         answers = {name: _case(name, world) for name in cases()}
         everyones = world.gather(codes(world))
