@@ -99,8 +99,8 @@ def test_a_killed_run_goes_on_bit_equal(finished: Path, folder: Path, tmp_path: 
     script = (
         "import signal, sys\nfrom pathlib import Path\nfrom seerctl.train.start import train\n"
         "from tests.distributed.ranks import StopAfter\nfrom tests.training import small_recipe\n"
-        "train(small_recipe('data.workers=2', sys.argv[3]), sys.argv[1], Path(sys.argv[2]), "
-        "progress=StopAfter(6, signal.SIGKILL))\n"
+        "recipe = small_recipe('data.workers=2', 'checkpoint.background=false', sys.argv[3])\n"
+        "train(recipe, sys.argv[1], Path(sys.argv[2]), progress=StopAfter(6, signal.SIGKILL))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-c", script, folder / "shards", run, _by(folder)]
