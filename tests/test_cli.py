@@ -38,6 +38,13 @@ def leaf_commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[
     return found
 
 
+def test_training_starts_without_what_it_rarely_needs() -> None:
+    rarely = {"torchvision", "torch._dynamo", "scipy.fft", "sklearn"}
+    code = f"import sys, seerctl.train.start\nprint({rarely!r} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 @pytest.mark.parametrize("arguments", [(), *[(name,) for name in COMMANDS], *[("probe", name) for name in PROBES]])
 def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     code = (

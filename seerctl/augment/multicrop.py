@@ -12,7 +12,6 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms import functional
 
 from seerctl.augment.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 from seerctl.augment.decode import Pixels
@@ -104,8 +103,15 @@ def _jitter(view: Image.Image, draws: ViewDraws, row: int) -> Image.Image:
         elif operation == 2:
             view = ImageEnhance.Color(view).enhance(saturation)
         elif hue != 0:
-            view = functional.adjust_hue(view, hue)
+            view = _turned(view, hue)
     return view
+
+
+def _turned(view: Image.Image, hue: float) -> Image.Image:
+    """The hue turned by a share of the circle, in Pillow's 256 steps and rounded to zero, as torchvision does."""
+    tone, saturation, value = view.convert("HSV").split()
+    turned = np.asarray(tone) + np.uint8(int(hue * 255) % 256)
+    return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
 
 
 def _cropped_view(image: Pixels, draws: ViewDraws, row: int, out: Tensor, interpolation: str) -> None:

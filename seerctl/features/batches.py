@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from seerctl.augment.corruptions import Corruption
 from seerctl.augment.decode import DecodeError
 from seerctl.errors import EnvironmentFault, InputError, SeerctlError
 from seerctl.features.pixels import View
 from seerctl.shards.subset import Samples
+
+if TYPE_CHECKING:
+    from seerctl.augment.corruptions import Corruption  # scipy: a second for who corrupts nothing
 
 T = TypeVar("T")
 

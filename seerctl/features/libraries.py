@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from seerctl.errors import EnvironmentFault, InputError, did_you_mean
@@ -34,6 +33,8 @@ def of_torchvision(name: str, weights: str) -> Frozen:
     Raises:
         InputError: no such model, or weights that do not fit. EnvironmentFault: weights could not be fetched.
     """
+    import torchvision  # noqa: PLC0415  # a second for who needs no torchvision
+
     known = torchvision.models.list_models(module=torchvision.models)
     full_name = f"{TORCHVISION}{name}"
     if name not in known:
@@ -57,7 +58,9 @@ def of_torchvision(name: str, weights: str) -> Frozen:
 
 def torchvision_weights(name: str, weights: str) -> Any:
     """torchvision's weights of that name ("DEFAULT", "IMAGENET1K_V2"), or None."""
-    known = torchvision.models.get_model_weights(name)
+    from torchvision.models import get_model_weights  # noqa: PLC0415  # a second for who needs no torchvision
+
+    known = get_model_weights(name)
     return known[weights] if weights in known.__members__ or (weights == "DEFAULT" and known.__members__) else None
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from seerctl.augment.config import IMAGENET_MEAN, IMAGENET_STD
-from seerctl.augment.corruptions import Corruption
 from seerctl.augment.decode import PIXELS_VERSION, to_rgb
 from seerctl.errors import UsageError
 from seerctl.features.layout import CORRUPTION_STEP, STEP
+
+if TYPE_CHECKING:
+    from seerctl.augment.corruptions import Corruption  # scipy: a second for who corrupts nothing
 
 WHOLE_BELOW = 160  # pixels: smaller inputs are not cropped by default, they have no margin to spare
 CROP = 0.875  # the usual 224 of 256

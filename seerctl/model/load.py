@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
 
 from seerctl.errors import EnvironmentFault, InputError, did_you_mean
 from seerctl.model.init import fill, init_weights
@@ -112,6 +111,8 @@ def _from_file(path: Path, name: str) -> LoadedModel:
 def _from_torchvision(name: str, weights: str) -> LoadedModel:
     if name not in TORCHVISION_SIZES:
         raise InputError(f"{TORCHVISION}{name}: not a RegNetY of torchvision", did_you_mean(name, TORCHVISION_SIZES))
+    from torchvision.models import get_model_weights  # noqa: PLC0415  # a second for who needs no torchvision
+
     size, full_name = TORCHVISION_SIZES[name], f"{TORCHVISION}{name}"
     if weights and weights not in get_model_weights(name).__members__ and weights != "DEFAULT":
         loaded = _from_file(Path(weights), full_name)
@@ -129,6 +130,8 @@ def _from_torchvision(name: str, weights: str) -> LoadedModel:
 
 
 def _fetch(name: str, weights: str) -> Mapping[str, Tensor]:
+    from torchvision.models import get_model_weights  # noqa: PLC0415  # a second for who needs no torchvision
+
     try:
         chosen = get_model_weights(name)[weights]
         state: Mapping[str, Tensor] = chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)

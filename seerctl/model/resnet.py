@@ -7,7 +7,6 @@ own file pads by a layer of its own and computes the same.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
 from seerctl.model.sizes import ResNetSize
 from seerctl.model.stages import NormLayer, Trunk, batch_norm
@@ -51,6 +50,8 @@ class ResNetTrunk(Trunk):
 
 def _stage(size: ResNetSize, stage: int, before: int, norm_layer: NormLayer) -> nn.Sequential:
     """The blocks of one stage; the first halves the map (but in the first stage) and projects its input."""
+    from torchvision.models.resnet import Bottleneck  # noqa: PLC0415  # a second that RegNets do without
+
     width, stride = size.widths[stage], 1 if stage == 0 else 2
     planes, groups, base = size.planes(stage)
     project = None
