@@ -160,6 +160,7 @@ def test_killed_by_sigkill(data: Path, weights: Path, reference: Path, tmp_path:
     side = sidecar(part_of(output))
     while process.poll() is None and not (side.exists() and side.stat().st_size):
         time.sleep(0.01)
+    time.sleep(0.3)  # the rows follow their lines; the rest of them takes three times as long
     assert process.poll() is None, "it ended before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.communicate()
