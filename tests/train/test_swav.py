@@ -14,6 +14,7 @@ from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
 from torch import Tensor, nn
 
 from seerctl.model.heads import SwAVHead, SwAVModel
+from seerctl.model.init import init_weights
 from seerctl.model.sizes import SIZES
 from seerctl.model.trunk import build_trunk
 from seerctl.train.objectives import swav
@@ -155,7 +156,9 @@ def test_two_ranks_get_the_codes_of_one(monkeypatch: pytest.MonkeyPatch) -> None
 
 def _model() -> SwAVModel:
     torch.manual_seed(0)
-    return SwAVModel(build_trunk(SIZES["micro"]), SwAVHead(64, [32, 16], 12))
+    model = SwAVModel(build_trunk(SIZES["micro"]), SwAVHead(64, [32, 16], 12))
+    init_weights(model, seed=0)
+    return model
 
 
 def _objective(freeze: int = 0, **options: Any) -> SwAV:
