@@ -8,11 +8,13 @@ import torch
 from PIL import Image, ImageFilter
 from scipy import stats
 from torchvision.transforms import ColorJitter, RandomResizedCrop
+from torchvision.transforms.functional import adjust_hue
 
 from seerctl.augment.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, CropSpec
 from seerctl.augment.device import blur_matrices, finish
 from seerctl.augment.draws import draw_views, uniforms
-from seerctl.augment.multicrop import MultiCrop, _blur_matrix
+from seerctl.augment.multicrop import MultiCrop, _blur_matrix, _turned
+from tests.pictures import draw
 
 SMALL = (CropSpec(size=24, count=2, scale=(0.2, 1.0)), CropSpec(size=12, count=3, scale=(0.05, 0.3)))
 
@@ -215,3 +217,10 @@ def test_impossible_settings_are_refused(section: dict[str, object]) -> None:
 def test_impossible_crops_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         CropSpec(**({"size": 8, "count": 1, "scale": (0.1, 1.0)} | bad))
+
+
+@pytest.mark.parametrize("hue", [-0.5, -0.2, -0.003, 0.003, 0.1, 0.5])
+def test_hue_turns_as_torchvision_turns_it(hue: float) -> None:
+    view = draw(3, 40, 30)
+    expected = adjust_hue(view, hue)
+    assert np.array_equal(np.asarray(_turned(view, hue)), np.asarray(expected))
